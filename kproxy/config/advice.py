@@ -1,0 +1,98 @@
+"""What pydantic found, said as what is wrong and what to do.
+
+Only keys are ever quoted, and the values that a parser of ``values`` chose to quote: an input may be a password::
+
+    {"type": "extra_forbidden", "loc": ("listeners", "public", "advertize"), ...}
+    -> "unknown key; did you mean 'advertise'?"
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from kproxy.config import checks
+from kproxy.config.checks import Loc
+from kproxy.config.model import Cluster, Config, Listener, Sasl
+
+
+def place(loc: Loc) -> Loc:
+    """Drop what pydantic adds to a place: a mark that the key of a mapping is meant."""
+    return loc[:-1] if loc and loc[-1] == "[key]" else loc
+
+
+_MODELS: dict[str, type[BaseModel]] = {"clusters": Cluster, "listeners": Listener}
+_NOT_A_MAPPING = frozenset({"dict_type", "model_type", "model_attributes_type"})
+
+
+def about_key(detail: ErrorDetails) -> bool:
+    """True when the key stands at the mistake's position rather than the value."""
+    return detail["type"] in {"extra_forbidden", "missing"} or detail["loc"][-1:] == ("[key]",)
+
+
+def echoes(errors: list[ErrorDetails]) -> set[Loc]:
+    """Return the places of errors that only follow from another one, which is told.
+
+    They are a missing key that is there misspelt, and a list called empty as pydantic counts its sound entries alone.
+    """
+    unknown = [detail["loc"] for detail in errors if detail["type"] == "extra_forbidden"]
+    meant = [(*loc[:-1], checks.nearest(str(loc[-1]), _known_keys(loc[:-1]))) for loc in unknown]
+    around = [detail["loc"][:-1] for detail in errors]
+    return {
+        detail["loc"]
+        for detail in errors
+        if (detail["type"] == "missing" and detail["loc"] in meant)
+        or (detail["type"] == "too_short" and detail["loc"] in around)
+    }
+
+
+def advice(detail: ErrorDetails, data: Any) -> str:  # noqa: ANN401 - YAML is anything
+    """Say a pydantic error as what is wrong and what to do. Only keys are quoted, never a value."""
+    loc, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
+    if loc and loc[-1] == "[key]":
+        if kind in {"string_type", "string_pattern_mismatch"}:
+            return "not a name; use letters, digits, '.', '_' and '-', beginning with a letter or digit, 63 at most"
+        return "not a node id; write a whole number from 0 on"
+    if kind == "extra_forbidden":
+        return f"unknown key; {checks.suggestion(str(loc[-1]), _known_keys(loc[:-1]))}"
+    if kind == "missing":
+        names = data.get("clusters") if isinstance(data, dict) else None
+        if loc[-1] == "cluster" and isinstance(names, dict):
+            return f"is missing; name one of {', '.join(str(name) for name in names)}"
+        return "is missing; add it"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _NOT_A_MAPPING:
+        return f"must be a mapping; known keys: {', '.join(_known_keys(loc))}" if _known_keys(loc) else _ENTRIES
+    if kind == "too_short":
+        return "is empty; add one at least"
+    return _KINDS[kind].format(**context) if kind in _KINDS else detail["msg"]
+
+
+_ENTRIES = "must be a mapping of names to entries, as in 'main: {...}'"
+_KINDS = {
+    "tuple_type": "must be a list, as in [kafka1:9092, kafka2:9092]",
+    "string_type": "must be a text; put it in quotes",
+    "string_too_short": "is empty; write a text",
+    "string_too_long": "is too long; {max_length} characters at most",
+    "string_pattern_mismatch": "holds a NUL character; remove it",
+    "int_type": "must be a whole number, without quotes",
+    "greater_than_equal": "is too low; {ge} at least",
+    "less_than_equal": "is too high; {le} at most",
+    "too_long": "has too many entries; {max_length} at most",
+    "literal_error": "is not supported; write {expected}",
+}
+
+
+def _known_keys(loc: Loc) -> list[str]:
+    """Return the keys of the model that stands at a place, none where it is a mapping of names."""
+    match loc:
+        case ():
+            model: type[BaseModel] = Config
+        case (str(section), _) if section in _MODELS:
+            model = _MODELS[section]
+        case ("clusters", _, "sasl"):
+            model = Sasl
+        case _:
+            return []
+    return list(model.model_fields)

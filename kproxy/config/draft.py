@@ -1,0 +1,69 @@
+"""Data on their way to a Config, that remember where each of them came from.
+
+A problem becomes the one line that a user reads: with the flag that caused it, else with its place in the file::
+
+    kproxy.yaml:7:5: listeners.public.advertize: unknown key; did you mean 'advertise'?
+    --listen: ':9092' names no host; write 0.0.0.0:9092 to listen on every interface, or ...
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kproxy.config import checks, source
+from kproxy.config.checks import Loc, Problem
+from kproxy.config.source import Mark
+from kproxy.errors import ConfigError
+
+_OF_FLAGS = Mark(0, 0)
+
+
+@dataclass
+class Draft:
+    """Data on their way to a Config, and where each of them came from."""
+
+    data: Any
+    directory: Path
+    label: str = ""
+    text: source.Source | None = None
+    origins: dict[Loc, str] = field(default_factory=dict)
+    """The flag, or environment variable, behind a place in ``data``."""
+    mistakes: list[tuple[Mark, str]] = field(default_factory=list)
+    """Each with its place, by which they are told in order; those of flags come first."""
+
+    def refuse(self, problem: Problem, mark: Mark | None = None, *, key: bool = False) -> None:
+        """Note a mistake, at ``mark`` or else where ``problem`` says (with ``key``: at its key)."""
+        self.mistakes.append(self._told(problem, mark, key=key))
+
+    def refuse_flag(self, flag: str, text: str) -> None:
+        """Note a mistake of the command line or the environment."""
+        self.mistakes.append((_OF_FLAGS, one_line(f"{flag}: {text}")))
+
+    def raise_mistakes(self) -> None:
+        """Raise ConfigError with all mistakes noted, each once, in the order of the file; or return."""
+        if self.mistakes:
+            in_order = sorted(self.mistakes, key=lambda mistake: mistake[0])
+            raise ConfigError("\n".join(dict.fromkeys(line for _, line in in_order)))
+
+    def lost(self, loc: Loc) -> bool:
+        """True where the model stumbles over a value that could not be read, which is told already."""
+        return self.text is not None and any(loc[:end] in self.text.lost for end in range(len(loc) + 1))
+
+    def line(self, problem: Problem) -> str:
+        """Write a problem as the one line that the user reads."""
+        return self._told(problem)[1]
+
+    def _told(self, problem: Problem, mark: Mark | None = None, *, key: bool = False) -> tuple[Mark, str]:
+        for end in range(len(problem.loc), 0, -1):
+            if flag := self.origins.get(problem.loc[:end]):
+                return _OF_FLAGS, one_line(f"{flag}: {problem.text}")
+        where = f"{checks.where(problem.loc)}: " if problem.loc else ""
+        if not self.text:
+            return _OF_FLAGS, one_line(f"{where}{problem.text}")
+        mark = mark or self.text.mark(problem.loc, key=key)
+        return mark, one_line(f"{self.label}:{mark.line}:{mark.column}: {where}{problem.text}")
+
+
+def one_line(text: str) -> str:
+    """Keep what a user named in odd ways (a key with a newline in it) on one line and harmless to a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,156 @@
+"""From a file, a text or flags to a checked Config, or to every mistake at once.
+
+A mistake is one line, ``path:line:column: where: what is wrong; what to do``; one made on the command line names
+the flag instead of a position::
+
+    kproxy.yaml:7:5: listeners.public.advertize: unknown key; did you mean 'advertise'?
+    --listen: ':9092' names no host; write 0.0.0.0:9092 to listen on every interface, or ...
+
+No line, and nothing else that leaves here, holds a secret or quotes a value from where one belongs.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from kproxy.config import checks, source
+from kproxy.config.advice import about_key, advice, echoes, place
+from kproxy.config.checks import Loc, Problem
+from kproxy.config.draft import Draft, one_line
+from kproxy.config.flags import Flags, lay_over
+from kproxy.config.model import CROSS_FIELD, Cluster, Config, Listener, with_only_cluster
+from kproxy.config.values import Surroundings
+from kproxy.errors import ConfigError
+
+FILE_BYTES_MAX = 1024 * 1024
+"""A configuration of a thousand listeners has about 200 KiB."""
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class Loaded(NamedTuple):
+    """A configuration that can be run, and what its author should know: one line per warning."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def load(config: Path | str, *, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Read a configuration: a Path is a file to open, a string is the YAML text itself.
+
+    Raises:
+        ConfigError: one line for each mistake.
+    """
+    return _finish(_read(config), environ)
+
+
+def from_flags(flags: Flags, config: Path | str | None = None, *, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Make the same configuration from flags, or lay them over a file, where they win.
+
+    Beside a file, listen, advertise and addressing set the file's only listener; bootstrap, mechanism, username and
+    password_file its only cluster; where the file has several, giving one of them is a mistake. A file without any
+    gets one. KPROXY_USERNAME and KPROXY_PASSWORD fill in what neither a flag nor the file's only cluster gives.
+
+    Raises:
+        ConfigError: one line for each mistake.
+    """
+    if config is None:
+        missing = [name for name, value in (("--listen", flags.listen), ("--bootstrap", flags.bootstrap)) if not value]
+        if missing:
+            example = "--listen 127.0.0.1:9092 --bootstrap kafka1:9092"
+            raise ConfigError(f"{' and '.join(missing)} missing; give {example}, or --config FILE")
+    draft = _read(config) if config is not None else Draft({"clusters": {}, "listeners": {}}, Path())
+    if isinstance(draft.data, dict):
+        lay_over(draft, flags, environ)
+    return _finish(draft, environ)
+
+
+def _read(config: Path | str) -> Draft:
+    label, directory, text = "config", Path(), config
+    if isinstance(config, Path):
+        label, directory = str(config), config.parent
+        text = _file_text(config)
+    try:
+        read = source.read(str(text))
+    except source.Broken as broken:
+        raise ConfigError(one_line(f"{label}:{broken.mark.line}:{broken.mark.column}: YAML: {broken.text}")) from None
+    draft = Draft(read.data, directory, label, read)
+    for mark, problem in read.problems:
+        draft.refuse(problem, mark)
+    return draft
+
+
+def _file_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(one_line(f"{path}: cannot be read: {error.strerror or type(error).__name__}")) from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(one_line(f"{path}: above {FILE_BYTES_MAX} bytes; this is no configuration of kproxy"))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(one_line(f"{path}:{line}:1: not UTF-8; save the file as UTF-8")) from None
+
+
+def _finish(draft: Draft, environ: Mapping[str, str]) -> Loaded:
+    """Validate the draft; tell everything that is wrong, in the order of the file."""
+    data = with_only_cluster(draft.data)
+    around = Surroundings(environ, draft.directory)
+    result: Config | None = None
+    errors: list[ErrorDetails] = []
+    try:
+        result = Config.model_validate(data, context=around)
+    except ValidationError as error:
+        errors = [detail for detail in error.errors(include_url=False) if detail["type"] != CROSS_FIELD]
+    told = echoes(errors)
+    for detail in errors:
+        if detail["loc"] not in told and not draft.lost(place(detail["loc"])):
+            draft.refuse(Problem(place(detail["loc"]), advice(detail, data)), key=about_key(detail))
+    if result is None:
+        for problem in _between_fields(data, errors, around):
+            draft.refuse(problem)
+    draft.raise_mistakes()
+    if result is None:
+        raise AssertionError("a refused configuration without a mistake to tell")  # a bug: better loud
+    return Loaded(result, tuple(draft.line(problem) for problem in checks.doubts(result)))
+
+
+def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings) -> list[Problem]:  # noqa: ANN401 - YAML
+    """Check between the entries that are well-formed, when others are not."""
+    sections = [data.get(key) if isinstance(data, dict) else None for key in ("clusters", "listeners")]
+    clusters, listeners = (section if isinstance(section, dict) else {} for section in sections)
+    references = {
+        name: entry["cluster"]
+        for name, entry in listeners.items()
+        if isinstance(entry, dict) and isinstance(entry.get("cluster"), str)
+    }
+    if not clusters:
+        references = {}  # told already, and not once per listener
+    unknown = [detail["loc"] for detail in errors if detail["type"] == "extra_forbidden"]
+    return checks.mistakes(
+        {str(name) for name in clusters},
+        references,
+        dict(_sound(Cluster, "clusters", clusters, unknown, around)),
+        dict(_sound(Listener, "listeners", listeners, unknown, around)),
+    )
+
+
+def _sound(
+    model: type[_M], section: str, entries: dict[str, Any], unknown: list[Loc], around: Surroundings
+) -> Iterator[tuple[str, _M]]:
+    """Yield the entries that are well-formed but, perhaps, for unknown keys, which change nothing between fields."""
+    for name, entry in entries.items():
+        known = entry
+        if isinstance(entry, dict):
+            known = {key: value for key, value in entry.items() if (section, name, key) not in unknown}
+        try:
+            yield name, model.model_validate(known, context=around)
+        except ValidationError:
+            continue  # told field by field already

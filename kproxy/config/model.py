@@ -1,0 +1,174 @@
+"""The configuration as plain, frozen values, checked when made.
+
+What is here works today; an option comes with the feature it sets, never before. Nothing here opens a file, a
+socket or a loop, but for a password that is read from where the configuration says. Each default has the precedent
+that chose it beside it, and each field's text below is what ``kproxy schema`` tells an editor::
+
+    >>> config = Config.model_validate({
+    ...     "clusters": {"main": {"bootstrap": ["kafka1:9092"]}},
+    ...     "listeners": {"public": {"bind": "127.0.0.1:9092"}},
+    ... })
+    >>> config.listeners["public"].cluster, config.listeners["public"].idle_timeout
+    ('main', 600.0)
+
+All durations are seconds once read, all sizes bytes. ``load`` is what reads a file and tells every mistake with
+its line; validating a model directly reports the same mistakes as one pydantic error, whose text shows no input.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from kproxy.config import checks
+from kproxy.config.values import (
+    Address,
+    Addressing,
+    Advertise,
+    Bind,
+    Count,
+    Duration,
+    NodeId,
+    Password,
+    Port,
+    Size,
+)
+
+# A name becomes a metric's label and a word in log lines.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Username = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
+
+CROSS_FIELD = "cross_field"
+"""The pydantic error type of mistakes that lie between fields; ``load`` reports those by itself, with positions."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # an input may be a password
+        use_attribute_docstrings=True,
+        validate_default=True,  # so that defaults stand here, and in the schema, as a user writes them
+    )
+
+
+def _written(text: str) -> Any:  # noqa: ANN401 - pydantic turns the text into the field's own type
+    """Give a default as a user would write it."""
+    return Field(default=text)
+
+
+class Sasl(_Model):
+    """How kproxy logs in to the brokers."""
+
+    mechanism: Literal["PLAIN"] = "PLAIN"
+    """The SASL mechanism (RFC 4616)."""
+    username: Username
+    """The user that every client acts as."""
+    password: Password
+    """{env: NAME} or {file: PATH}; a literal works, with a warning."""
+
+
+class Cluster(_Model):
+    """A Kafka cluster behind kproxy."""
+
+    bootstrap: Annotated[tuple[Address, ...], Field(min_length=1, max_length=1000)]
+    """Brokers to ask first; the others are learnt from them."""
+    sasl: Sasl | None = None
+    """The login towards the brokers; none: they ask for none."""
+    # Clients refresh theirs every 5 min (metadata.max.age.ms); one proxy asks for all of its clients, so it can
+    # afford ten times as often.
+    refresh_interval: Duration = _written("30s")
+    """How often kproxy's own view of the cluster is refreshed when nothing else asks for it."""
+    # Envoy's cluster.connect_timeout. Kafka's clients give up after 10 s (socket.connection.setup.timeout.ms).
+    dial_timeout: Duration = _written("5s")
+    """How long one attempt to connect to a broker may take."""
+    # One client back-off: reconnect.backoff.max.ms is 1 s.
+    dial_patience: Duration = _written("1s")
+    """How long a client's connection is held while its unreachable broker is dialled again."""
+    # socket.connection.setup.timeout.ms: what a client waits for a host that does not answer at all.
+    dial_patience_max: Duration = _written("10s")
+    """The same for a client address that keeps coming back while the broker stays down."""
+    # The same 10 s: a broker that accepts and then says nothing is as good as one that does not accept.
+    login_timeout: Duration = _written("10s")
+    """How long the login at a broker may take, from the first byte to the broker's consent."""
+
+
+def _cluster_may_be_left_out(schema: dict[str, Any]) -> None:
+    """Config fills in the only cluster, so an editor must not ask for it."""
+    schema["required"].remove("cluster")
+
+
+class Listener(_Model):
+    """An address that clients connect to."""
+
+    model_config = ConfigDict(json_schema_extra=_cluster_may_be_left_out)
+
+    cluster: str
+    """The cluster behind this listener; may be left out when there is only one."""
+    bind: Bind
+    """The local address to listen on."""
+    advertise: Advertise | None = None
+    """The address that clients are told; with addressing single, {node} in its host stands for the broker's id."""
+    addressing: Addressing = "ports"
+    """ports: one port per broker beside this one; single: this one port for all brokers."""
+    broker_port_start: Port | None = None
+    """Broker N gets this port + N; left out: the bind port + 1. For addressing ports."""
+    broker_ports: dict[NodeId, Port] | None = None
+    """Ports of brokers by their ids; a broker that is not listed follows broker_port_start. For addressing ports."""
+    # Kafka's socket.request.max.bytes.
+    request_bytes_max: Size = _written("100MiB")
+    """The largest request a client may send."""
+    # Kafka's connections.max.idle.ms on brokers.
+    idle_timeout: Duration = _written("10m")
+    """A connection without any traffic for so long is closed."""
+    # Idle ones cost at most 16 KiB each, so these fit in 160 MiB. Kafka leaves max.connections unbounded; Envoy's
+    # guide for edge proxies advises 50,000 with the file descriptors to go with it.
+    connections_max: Count = 10_000
+    """How many clients may be connected at once; more are closed as they arrive."""
+    # Half of the heap a broker starts with (-Xmx1G in kafka-server-start.sh).
+    buffered_bytes_max: Size = _written("512MiB")
+    """How many bytes may wait in memory over all connections of this listener."""
+    # Linux's net.core.somaxconn since 5.4, which bounds it anyway: room for everybody to reconnect at once. Kafka's
+    # socket.listen.backlog.size is 50, which drops connections in such a storm.
+    backlog: Annotated[int, Field(strict=True, ge=1, le=65535)] = 4096
+    """How many connections may wait in the kernel to be accepted."""
+
+
+class Config(_Model):
+    """All that kproxy is told: the clusters behind it, the listeners before it."""
+
+    clusters: Annotated[dict[Name, Cluster], Field(min_length=1)]
+    """Kafka clusters by name."""
+    listeners: Annotated[dict[Name, Listener], Field(min_length=1)]
+    """Listeners by name."""
+    # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
+    drain_timeout: Duration = _written("30s")
+    """How long a stop waits for what is in flight."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_cluster(cls, data: object) -> object:
+        return with_only_cluster(data)
+
+    @model_validator(mode="after")
+    def _between_fields(self) -> Self:
+        references = {name: listener.cluster for name, listener in self.listeners.items()}
+        found = checks.mistakes(set(self.clusters), references, self.clusters, self.listeners)
+        if found:
+            text = "\n".join(f"{checks.where(problem.loc)}: {problem.text}" for problem in found)
+            raise PydanticCustomError(CROSS_FIELD, "{text}", {"text": text})
+        return self
+
+
+def with_only_cluster(data: object) -> object:
+    """Return ``data`` with the only cluster's name in each listener that names none; anything odd stays as it is."""
+    match data:
+        case {"clusters": {**clusters}, "listeners": {**listeners}, **others} if len(clusters) == 1:
+            (only,) = clusters
+            filled = {
+                name: {"cluster": only, **listener} if isinstance(listener, dict) else listener
+                for name, listener in listeners.items()
+            }
+            return {**others, "clusters": clusters, "listeners": filled}
+        case _:
+            return data
