@@ -1,0 +1,66 @@
+"""``kproxy check``: every mistake in a configuration file at once, or what would run.
+
+::
+
+    $ kproxy check kproxy.yaml
+    kproxy.yaml: ok
+      cluster main: kafka1:9092, kafka2:9092; SASL PLAIN as 'gateway'
+      listener public: 0.0.0.0:9092 to cluster main; clients use kafka.example.com:9092, broker N at port 9093 + N
+
+Warnings go to stderr. Exit code 2 for a mistake; with --connect, 1 where a broker cannot be used.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from kproxy.cli.main import complain
+from kproxy.config.checks import range_start
+from kproxy.config.load import load
+from kproxy.config.model import Cluster, Listener
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--connect", is_flag=True, help="Also connect to the brokers and log in.")
+def check(file: Path, connect: bool) -> int:
+    """Find every mistake in the configuration FILE at once, or tell what would run."""
+    loaded = load(file)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{file}: ok")
+    for name, cluster in loaded.config.clusters.items():
+        click.echo(f"  cluster {name}: {_cluster(cluster)}")
+    for name, listener in loaded.config.listeners.items():
+        click.echo(f"  listener {name}: {_listener(listener)}")
+    if not connect:
+        return 0
+    problems: list[str] = import_module("kproxy.service.probe").check_connect(loaded.config)
+    complain(*problems)
+    if not problems:
+        click.echo("brokers: ok")
+    return 1 if problems else 0
+
+
+def _cluster(cluster: Cluster) -> str:
+    addresses = ", ".join(str(address) for address in cluster.bootstrap)
+    login = f"SASL {cluster.sasl.mechanism} as {cluster.sasl.username!r}" if cluster.sasl else "no login"
+    return f"{addresses}; {login}"
+
+
+def _listener(listener: Listener) -> str:
+    told = listener.advertise or listener.bind
+    clients = f"port {told.port} of the address they reach" if told.any_interface else str(told)
+    return f"{listener.bind} to cluster {listener.cluster}; clients use {clients}{_brokers(listener, told.port)}"
+
+
+def _brokers(listener: Listener, told_port: int) -> str:
+    if listener.addressing == "single":
+        return " for all brokers"
+    distance = told_port - listener.bind.port
+    start = range_start(listener)
+    places = [f"broker {node} at port {port + distance}" for node, port in (listener.broker_ports or {}).items()]
+    if start is not None:
+        places.append(f"{'any other' if places else 'broker N'} at port {start + distance} + N")
+    return "".join(f", {place}" for place in places)

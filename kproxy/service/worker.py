@@ -1,0 +1,148 @@
+"""The worker process: clusters, listeners and all traffic. Started by the supervisor, never by hand.
+
+It gets its configuration on standard input, its listening sockets over the channel, and ends when it is told to drain,
+when it is told to stop, or when the supervisor is gone.
+"""
+
+import asyncio
+import pickle
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from kproxy.config.model import Config
+from kproxy.core.view import Change
+from kproxy.errors import KproxyError
+from kproxy.net.link import ClusterLink
+from kproxy.net.listeners import Listener
+from kproxy.net.tasks import Tasks
+from kproxy.observe import log
+from kproxy.service import build, loop
+from kproxy.service.channel import Channel, Message
+
+_log = structlog.get_logger(__name__)
+
+SETTLE_SECONDS = 5.0
+"""How long the first offer waits for brokers that are in the cluster's Metadata but do not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the supervisor tells a worker when it starts it."""
+
+    config: Config
+    log_format: log.LogFormat
+    log_level: log.LogLevel
+
+
+class Worker:
+    """All that serves clients in one process."""
+
+    def __init__(self, config: Config, sock: socket.socket) -> None:
+        """Prepare to serve; ``sock`` is the worker's end of the channel."""
+        self._config = config
+        self._sock = sock
+        self._channel: Channel
+        self._sockets: dict[int, asyncio.Future[socket.socket]] = {}
+        self._links: dict[str, ClusterLink] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._tasks = Tasks()
+        self._drain = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until told to end; return the process's exit code."""
+        self._channel = Channel(self._sock, self._heard)
+        self._channel.closed.add_done_callback(lambda _: self._drain.set())
+        running = asyncio.get_running_loop()
+        running.add_signal_handler(signal.SIGTERM, self._drain.set)
+        for name, cluster in self._config.clusters.items():
+            settings = build.cluster_settings(name, cluster)
+            self._links[name] = ClusterLink(settings, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
+            self._links[name].start()
+        for name, listener in self._config.listeners.items():
+            link = self._links[listener.cluster]
+            self._listeners[name] = Listener(build.listener_settings(name, listener), link, self._socket)
+        start = self._tasks.spawn("start", self._start())
+        await self._drain.wait()
+        start.cancel()
+        drains = (listener.drain(self._config.drain_timeout) for listener in self._listeners.values())
+        await asyncio.gather(*drains)
+        self._channel.send({"tally": self._tally()})
+        for served in self._listeners.values():
+            await served.close()
+        for link in self._links.values():
+            await link.close()
+        await self._tasks.close()
+        return 0
+
+    async def _start(self) -> None:
+        """Open every listener once its cluster has answered; tell the supervisor when all are open."""
+        try:
+            for name, listener in self._listeners.items():
+                link = self._links[self._config.listeners[name].cluster]
+                await link.ready.wait()
+                await link.settle(SETTLE_SECONDS)
+                await listener.open()
+        except (OSError, KproxyError) as error:
+            self._channel.send({"failed": str(error)})
+            return
+        self._channel.send({"ready": [[name, listener.address] for name, listener in self._listeners.items()]})
+
+    def _changed(self, cluster: str, change: Change) -> None:
+        for name, listener in self._listeners.items():
+            if self._config.listeners[name].cluster == cluster:
+                listener.cluster_changed(change)
+                for node_id in change.forgotten:
+                    self._channel.send({"release": name, "node_id": node_id})
+
+    async def _socket(self, listener: str, node_id: int | None, port: int) -> socket.socket:
+        """Have the supervisor bind a port, or hand over the one it has for that listener and broker."""
+        number = len(self._sockets)
+        future: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        self._sockets[number] = future
+        self._channel.send({"socket": number, "listener": listener, "node_id": node_id, "port": port})
+        return await future
+
+    def _tally(self) -> dict[str, Any]:
+        return {
+            "cpu_seconds": time.process_time(),
+            "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
+        }
+
+    def _heard(self, message: Message, descriptors: list[int]) -> None:
+        if "socket" in message:
+            future = self._sockets[message["socket"]]
+            if descriptors:
+                future.set_result(socket.socket(fileno=descriptors[0]))
+            else:
+                future.set_exception(OSError(message["error"]))
+        elif "drain" in message:
+            self._drain.set()
+        elif "tally" in message:
+            self._channel.send({"tally": self._tally()})
+
+
+def main() -> int:
+    """Run a worker; its end of the channel is the descriptor named by the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
+    order: Order = pickle.load(sys.stdin.buffer)  # noqa: S301  from the supervisor, over a pipe of its own
+    sys.stdin.close()
+    log.configure(order.log_format, order.log_level)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    with suppress(KeyboardInterrupt):
+        return loop.run(_serve(order.config, sock))
+    return 1
+
+
+async def _serve(config: Config, sock: socket.socket) -> int:
+    return await Worker(config, sock).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
