@@ -1,0 +1,1 @@
+"""testing: instruments for tests, examples, the demo and users: FakeBroker, the embedded cluster, a real Kafka."""
