@@ -1,0 +1,118 @@
+"""confluent-kafka (librdkafka) in the tests' shape."""
+
+from typing import Any
+
+import confluent_kafka as ck
+
+from clients.library import HEARTBEAT_MS, SESSION_MS, Acked, Member, Producer
+from clients.records import Record
+
+FLUSH_SECONDS = 60
+RECORD_BYTES_MAX = 8 * 1024 * 1024
+
+
+class ConfluentProducer(Producer):
+    """See Producer."""
+
+    def __init__(self, address: str, compression: str, transactional_id: str | None) -> None:
+        settings: dict[str, Any] = {
+            "bootstrap.servers": address,
+            "enable.idempotence": True,
+            "compression.type": compression,
+            "message.max.bytes": RECORD_BYTES_MAX,
+            "linger.ms": 5,
+            "log_level": 0,
+        }
+        if transactional_id is not None:
+            settings["transactional.id"] = transactional_id
+        self._producer = ck.Producer(settings)
+        if transactional_id is not None:
+            self._producer.init_transactions(30)
+
+    def send(self, topic: str, record: Record, acked: Acked) -> None:
+        """See Producer."""
+
+        def delivered(error: ck.KafkaError | None, _: ck.Message) -> None:
+            acked(record, None if error is None else ck.KafkaException(error))
+
+        while True:
+            try:
+                self._producer.produce(topic, record.value, record.key, record.partition, on_delivery=delivered)
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                self._producer.poll(0)
+                return
+
+    def poll(self) -> None:
+        """Let callbacks be called."""
+        self._producer.poll(0)
+
+    def begin(self) -> None:
+        """See Producer."""
+        self._producer.begin_transaction()
+
+    def commit(self) -> None:
+        """See Producer."""
+        self._producer.commit_transaction(30)
+
+    def abort(self) -> None:
+        """See Producer."""
+        self._producer.abort_transaction(30)
+
+    def close(self) -> None:
+        """See Producer."""
+        left = self._producer.flush(FLUSH_SECONDS)
+        assert left == 0, f"{left} records were not acknowledged"
+        self._producer.close()
+
+
+class ConfluentMember(Member):
+    """See Member."""
+
+    def _consume(self) -> None:
+        consumer = ck.Consumer(
+            {
+                "bootstrap.servers": self.address,
+                "group.id": self.group or "none",
+                "auto.offset.reset": "earliest",
+                "isolation.level": self.isolation,
+                "fetch.wait.max.ms": 100,
+                "session.timeout.ms": SESSION_MS,
+                "heartbeat.interval.ms": HEARTBEAT_MS,
+                "log_level": 0,
+            }
+        )
+        try:
+            if self.group is None:
+                consumer.assign([ck.TopicPartition(self.topic, at, ck.OFFSET_BEGINNING) for at in self.partitions])
+            else:
+                consumer.subscribe([self.topic])
+            while not self._stopping.is_set():
+                for message in consumer.consume(500, 0.1):
+                    if (error := message.error()) is None:
+                        self._take(message.partition(), message.key(), message.value())
+                    elif error.code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART and not error.retriable():
+                        raise ck.KafkaException(error)
+                self.assignment = frozenset(part.partition for part in consumer.assignment())
+        finally:
+            consumer.close()
+
+
+class Confluent:
+    """See Library."""
+
+    name = "confluent-kafka"
+    codecs = ("none", "gzip", "snappy", "lz4", "zstd")
+
+    def producer(
+        self, address: str, *, compression: str = "none", transactional_id: str | None = None
+    ) -> ConfluentProducer:
+        """See Library."""
+        return ConfluentProducer(address, compression, transactional_id)
+
+    def member(
+        self, address: str, topic: str, partitions: int, *, group: str | None = None, read_committed: bool = False
+    ) -> ConfluentMember:
+        """See Library."""
+        return ConfluentMember(address, topic, partitions, group=group, read_committed=read_committed)

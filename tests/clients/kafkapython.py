@@ -1,0 +1,98 @@
+"""kafka-python in the tests' shape."""
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from clients.library import HEARTBEAT_MS, SESSION_MS, Acked, Member, Producer
+from clients.records import Record
+
+FLUSH_SECONDS = 60
+RECORD_BYTES_MAX = 8 * 1024 * 1024
+
+
+class KafkaPythonProducer(Producer):
+    """See Producer."""
+
+    def __init__(self, address: str, compression: str, transactional_id: str | None) -> None:
+        self._producer = KafkaProducer(
+            bootstrap_servers=address,
+            acks="all",
+            enable_idempotence=True,
+            compression_type=None if compression == "none" else compression,
+            transactional_id=transactional_id,
+            max_request_size=RECORD_BYTES_MAX,
+            linger_ms=5,
+        )
+        if transactional_id is not None:
+            self._producer.init_transactions()
+
+    def send(self, topic: str, record: Record, acked: Acked) -> None:
+        """See Producer."""
+        future = self._producer.send(topic, record.value, record.key, partition=record.partition)
+        future.add_callback(lambda _: acked(record, None))
+        future.add_errback(lambda error: acked(record, error))
+
+    def begin(self) -> None:
+        """See Producer."""
+        self._producer.begin_transaction()
+
+    def commit(self) -> None:
+        """See Producer."""
+        self._producer.commit_transaction()
+
+    def abort(self) -> None:
+        """See Producer."""
+        self._producer.abort_transaction()
+
+    def close(self) -> None:
+        """See Producer."""
+        try:
+            self._producer.flush(timeout=FLUSH_SECONDS)
+        finally:
+            self._producer.close()
+
+
+class KafkaPythonMember(Member):
+    """See Member."""
+
+    def _consume(self) -> None:
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.address,
+            group_id=self.group,
+            auto_offset_reset="earliest",
+            isolation_level=self.isolation,
+            fetch_max_wait_ms=100,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            consumer_timeout_ms=100,
+        )
+        try:
+            if self.group is None:
+                consumer.assign([TopicPartition(self.topic, at) for at in self.partitions])
+            else:
+                consumer.subscribe([self.topic])
+            while not self._stopping.is_set():
+                for records in consumer.poll(100).values():
+                    for record in records:
+                        self._take(record.partition, record.key, record.value)
+                self.assignment = frozenset(part.partition for part in consumer.assignment())
+        finally:
+            consumer.close()
+
+
+class KafkaPython:
+    """See Library."""
+
+    name = "kafka-python"
+    codecs = ("none", "gzip")
+
+    def producer(
+        self, address: str, *, compression: str = "none", transactional_id: str | None = None
+    ) -> KafkaPythonProducer:
+        """See Library."""
+        return KafkaPythonProducer(address, compression, transactional_id)
+
+    def member(
+        self, address: str, topic: str, partitions: int, *, group: str | None = None, read_committed: bool = False
+    ) -> KafkaPythonMember:
+        """See Library."""
+        return KafkaPythonMember(address, topic, partitions, group=group, read_committed=read_committed)

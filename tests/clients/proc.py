@@ -1,0 +1,42 @@
+"""What the kernel knows of a process: its children, its memory, its open files (Linux's /proc).
+
+The proxy's traffic is in its worker, the supervisor's child::
+
+    worker = worker_of(proxy.pid)
+    before = resident_bytes(worker)
+"""
+
+from pathlib import Path
+
+from kproxy.testing.waiting import wait_until
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of a process's children, none where it is gone."""
+    try:
+        lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return []
+    return [int(child) for text in lists for child in text.split()]
+
+
+def worker_of(supervisor: int, but: int | None = None, timeout_seconds: float = 10) -> int:
+    """Wait for the supervisor's worker, ``but`` for one that was there before, and return its id."""
+
+    def others() -> list[int]:
+        return [child for child in children(supervisor) if child != but]
+
+    return wait_until(others, timeout_seconds, "a worker")[0]
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process occupies now (VmRSS)."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+def open_descriptors(pid: int) -> int:
+    """Return how many files and sockets a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -1,0 +1,114 @@
+"""``kproxy demo``, as a person runs it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from kproxy.cli.main import main
+from kproxy.testing.processes import GuardedProcess
+from kproxy.testing.waiting import wait_until
+
+COMMAND = [sys.executable, "-m", "kproxy", "demo"]
+
+
+class Onlooker:
+    """The demo as a process, and what it has written so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "screen"
+        with self._path.open("wb") as screen:
+            environ = os.environ | {"PYTHONUNBUFFERED": "1"}
+            self.child = GuardedProcess(
+                COMMAND, stdin=subprocess.DEVNULL, stdout=screen, stderr=subprocess.STDOUT, env=environ
+            )
+
+    @property
+    def screen(self) -> str:
+        """All that it has written."""
+        return self._path.read_text(encoding="utf-8")
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has written this."""
+        wait_until(lambda: text in self.screen, 40, lambda: f"{text!r} on the screen: {self.screen}")
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C, wait until it has ended, and return its exit code."""
+        self.child.signal(signal.SIGINT)
+        return self.child.process.wait(20)
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody accepts connections there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def onlooker(tmp_path: Path) -> Iterator[Onlooker]:
+    """The demo, started; it must not write a traceback, whatever happens to it."""
+    started = Onlooker(tmp_path)
+    yield started
+    started.child.kill()
+    assert "Traceback" not in started.screen
+
+
+def test_once_shows_three_brokers_behind_one_address_and_ends() -> None:
+    """In 15 s every record goes there and back, and the clients were told addresses of the proxy alone."""
+    began = time.monotonic()
+    done = subprocess.run([*COMMAND, "--once"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert time.monotonic() - began < 15
+    ((listen, bootstrap),) = re.findall(r"^\$ kproxy run --listen (\S+) --bootstrap (\S+)$", done.stdout, re.MULTILINE)
+    rows = re.findall(r"broker (\d)\W+(127\.0\.0\.1:\d+)\W+(127\.0\.0\.1:\d+)", done.stdout)
+    port = int(listen.rpartition(":")[2])
+    assert [told for _, told, _ in rows] == [f"127.0.0.1:{port + 1 + node}" for node in (1, 2, 3)]
+    assert [real for _, _, real in rows] == bootstrap.split(",")
+    assert "10,000 of 1,000 bytes, each acknowledged and read back once" in done.stdout
+    (spent,) = re.findall(r"kproxy CPU +(\d+) µs per request \([\d.]+ s for ([\d,]+) requests\)", done.stdout)
+    assert 1 <= int(spent[0]) <= 10_000
+    assert int(spent[1].replace(",", "")) > 1_000  # ten records a request, and those that read them
+
+
+def test_it_serves_any_client_until_ctrl_c(onlooker: Onlooker) -> None:
+    """After the summary other clients can use what is there; Ctrl-C then ends it all with exit code 0."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    onlooker.wait_for("Serving until Ctrl-C")
+    (address,) = re.findall(r"client can use (\S+),", onlooker.screen)
+    consumer: Any = Consumer({"bootstrap.servers": address, "group.id": "onlooker", "auto.offset.reset": "earliest"})
+    partitions = consumer.list_topics("demo", timeout=20).topics["demo"].partitions
+    consumer.assign([TopicPartition("demo", number) for number in partitions])
+    assert wait_until(lambda: consumer.poll(0.1), 20, "a record of the demo").error() is None
+    consumer.close()
+    assert onlooker.interrupt() == 0
+    assert onlooker.screen.endswith("\nstopped\n")
+
+
+def test_ctrl_c_in_its_midst_is_one_word(onlooker: Onlooker) -> None:
+    """Interrupted before its summary it says so in a word and leaves nothing running."""
+    onlooker.wait_for("--bootstrap")
+    port = int(re.findall(r"--listen 127\.0\.0\.1:(\d+)", onlooker.screen)[0])
+    wait_until(lambda: listens(port), 20, "the proxy")
+    assert onlooker.interrupt() == 1
+    assert not listens(port)
+    assert onlooker.screen.endswith("kproxy: stopped\n")
+
+
+def test_what_is_missing_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra's packages one line says what to install."""
+    missing = {"confluent_kafka", "rich"}
+    monkeypatch.setattr("kproxy.cli.demo.find_spec", lambda name: None if name in missing else find_spec(name))
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 1
+    assert result.stderr == "kproxy: the demo needs confluent-kafka and rich: pip install 'kproxy[demo]'\n"

@@ -1,0 +1,120 @@
+"""What README.md says is so: its commands and options exist, its configurations pass, its tables are complete."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+from click.testing import CliRunner
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from kproxy.cli.main import COMMANDS, main
+from kproxy.config.model import Config
+from kproxy.core.causes import Cause
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+YAML = re.findall(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def table(first_heading: str) -> list[list[str]]:
+    """Return the cells of the table that begins so, without its two heading lines and without backticks."""
+    lines = iter(README.splitlines())
+    assert any(line.startswith(f"| {first_heading} |") for line in lines), first_heading
+    assert set(next(lines)) == {"|", "-"}
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def options(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each option that a model has with its default as the README writes it."""
+    for name, field in model.model_fields.items():
+        inner = next(filter(is_model, (field.annotation, *get_args(field.annotation))), None)
+        named = "NAME." if inner is not None and field.annotation not in {inner, inner | None} else ""
+        if not named:
+            yield place + name, default(field)
+        if inner is not None:
+            yield from options(inner, f"{place}{name}.{named}")
+
+
+def is_model(kind: object) -> bool:
+    """Tell whether a type is a part of the configuration with options of its own."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def default(field: FieldInfo) -> str:
+    """Write a default as the README does."""
+    if field.is_required():
+        return "required"
+    return "none" if field.default is None else str(field.default)
+
+
+def flags(command: str) -> set[str]:
+    """Return the options of a command, as its --help knows them."""
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
+    return {flag for parameter in found.params for flag in parameter.opts if flag.startswith("--")}
+
+
+def test_every_option_is_in_the_table_once_with_its_default() -> None:
+    """The table of options is the model, no more and no less."""
+    told = [(name, value) for name, value, *_ in table("Option")]
+    known = dict(options(Config)) | {"listeners.NAME.cluster": "the only one"}  # filled in, by a validator
+    assert sorted(told) == sorted(known.items())
+
+
+def test_every_flag_is_in_the_table_once() -> None:
+    """The table of flags is what ``kproxy run --help`` has."""
+    told = [flag for cells in table("Flag") for flag in re.findall(r"--[a-z-]+", cells[0])]
+    assert sorted(told) == sorted(flags("run"))
+
+
+def test_every_cause_is_in_the_table_once() -> None:
+    """The table of causes is what logs and counters can hold."""
+    assert sorted(cause for cause, *_ in table("Cause")) == sorted(Cause)
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_configurations_pass(block: str, tmp_path: Path) -> None:
+    """Each configuration is one that ``kproxy check`` accepts."""
+    path = tmp_path / "kproxy.yaml"
+    path.write_text(block, encoding="utf-8")
+    result = CliRunner(env={"KAFKA_PASSWORD": "hunter2"}).invoke(main, ["check", str(path)])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_commands_and_their_flags_exist() -> None:
+    """Every command line shown, and every flag named, can be typed."""
+    text = README.replace("\\\n", " ")
+    shown = re.findall(r"(?:^ +(?:\$ )?|`|bin/)kproxy ([a-z]+)([^`\n]*)", text, re.MULTILINE)
+    assert {command for command, _ in shown} == set(COMMANDS)
+    for command, rest in shown:
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= flags(command), (command, rest)
+    known = set().union(*(flags(command) for command in COMMANDS))
+    assert set(re.findall(r"`(--[a-z-]+)`", README)) <= known
+
+
+def test_links_lead_somewhere() -> None:
+    """Each link within the repository has a file or a heading behind it."""
+    headings = {line.lstrip("# ").lower().replace(" ", "-") for line in README.splitlines() if line.startswith("#")}
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert link.removeprefix("#") in headings if link.startswith("#") else (ROOT / link).exists(), link
+
+
+def test_the_test_command_is_what_ci_runs() -> None:
+    """A newcomer and CI install the same and run the same."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (install,) = re.findall(r"pip\" (install .*)", script)
+    assert f".venv/bin/pip {install} && .venv/bin/pytest\n" in README
+
+
+def test_yaml_blocks_were_found() -> None:
+    """There are configurations to check."""
+    assert len(YAML) == 3

@@ -1,0 +1,275 @@
+"""The program as a process: starts into trouble, stops under way, and what it costs in memory and files."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import each_addressing
+from clients.gateway import on_uvloop
+from clients.proc import children, open_descriptors, resident_bytes, worker_of
+from clients.raw import HEARTBEAT_OK, RawClient, fetch, heartbeat
+
+from kproxy.testing.fakebroker import FakeBroker, FakeCluster, Hold
+from kproxy.testing.proxy import ProxyProcess
+from kproxy.wire import primitives as p
+from kproxy.wire.apis import ApiKey
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+class Run:
+    """A ProxyProcess, handled without stopping the loop that its brokers live on."""
+
+    def __init__(self, proxy: ProxyProcess) -> None:
+        self.proxy = proxy
+        self.address = f"127.0.0.1:{proxy.port}"
+
+    def lines(self, *events: str) -> list[dict[str, Any]]:
+        """Return the log lines that begin with one of these events."""
+        found = []
+        for line in self.proxy.log.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            if entry["event"].startswith(events):
+                found.append(entry)
+        return found
+
+    async def until(self, condition: Callable[[], object], what: str, timeout_seconds: float = 15) -> None:
+        """Wait for something.
+
+        Raises:
+            TimeoutError: it did not come about.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        while not condition():
+            if asyncio.get_running_loop().time() > deadline:
+                raise TimeoutError(f"still waiting for {what}; log:\n{self.proxy.log_tail()}")
+            await asyncio.sleep(0.02)
+
+    async def until_told(self, event: str) -> None:
+        """Wait for a log line."""
+        await self.until(lambda: self.lines(event), event)
+
+    async def exit_code(self, timeout_seconds: float = 15) -> int:
+        """Wait for its end."""
+        assert self.proxy._child is not None
+        return int(await asyncio.to_thread(self.proxy._child.process.wait, timeout_seconds))
+
+
+@contextlib.asynccontextmanager
+async def running(
+    folder: Path, bootstrap: str, addressing: str, *, ready: bool = True, **settings: Any
+) -> AsyncIterator[Run]:
+    """Run the program; every run must end cleanly and leak nothing."""
+    run = Run(ProxyProcess(folder, bootstrap, "--log-format", "json", addressing=addressing, **settings))
+    run.proxy.launch()
+    try:
+        if ready:
+            await asyncio.to_thread(run.proxy.wait_ready)
+        yield run
+    finally:
+        await asyncio.to_thread(run.proxy.finish)
+
+
+@each_addressing
+@on_uvloop
+async def test_a_wrong_password(tmp_path: Path, addressing: str) -> None:
+    """With a wrong password nothing is served: one line says so, and logins are tried less and less often."""
+    async with FakeCluster(3, users={"gateway": "secret"}) as cluster:
+        login = ("gateway", "wrong-secret")
+        async with running(tmp_path, cluster.bootstrap, addressing, ready=False, login=login) as run:
+            await run.until_told("login refused")
+            began = asyncio.get_running_loop().time()
+            await run.until(lambda: len(tries(cluster)) >= 3, "the third try")
+            assert 2 < asyncio.get_running_loop().time() - began < 6
+            assert len(run.lines("login refused")) == 1
+            assert run.proxy.output.read_text(encoding="utf-8") == ""
+            assert "wrong-secret" not in run.proxy.log.read_text(encoding="utf-8")
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", run.proxy.port)
+
+
+def tries(cluster: FakeCluster) -> list[object]:
+    """Return the tries to log in."""
+    return [request for request in cluster.requests if request.key == ApiKey.SASL_AUTHENTICATE]
+
+
+@each_addressing
+@on_uvloop
+async def test_the_cluster_is_down_at_the_start(tmp_path: Path, addressing: str) -> None:
+    """Started before its cluster the program waits, says so, and serves once the cluster is there."""
+    async with FakeBroker() as broker:
+        broker.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
+        await broker.stop()
+        async with running(tmp_path, broker.address, addressing, ready=False) as run:
+            await run.until_told("no broker answers")
+            assert run.proxy.output.read_text(encoding="utf-8") == ""
+            await broker.start()
+            await asyncio.to_thread(run.proxy.wait_ready)
+            async with RawClient(run.address) as client:
+                await client.heartbeat()
+
+
+@each_addressing
+@on_uvloop
+async def test_a_stop_waits_for_answers(tmp_path: Path, addressing: str) -> None:
+    """SIGTERM refuses new clients, closes idle ones, lets answers under way through, and ends with exit code 0."""
+    async with FakeCluster(1) as cluster:
+        answer = asyncio.Event()
+        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK, Hold(answer, HEARTBEAT_OK))
+        async with running(tmp_path, cluster.bootstrap, addressing) as run:
+            async with RawClient(run.address) as idle, RawClient(run.address) as busy:
+                await idle.heartbeat()
+                await busy.send(ApiKey.HEARTBEAT, 3, heartbeat())
+                await cluster.brokers[1].until_asked(ApiKey.HEARTBEAT, 2)
+                run.proxy.signal(signal.SIGTERM)
+                await idle.assert_closed()
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection("127.0.0.1", run.proxy.port)
+                answer.set()
+                assert (await busy.receive())[4:] == HEARTBEAT_OK
+                await busy.assert_closed()
+            assert await run.exit_code() == 0
+
+
+@each_addressing
+@on_uvloop
+async def test_ctrl_c_twice(tmp_path: Path, addressing: str) -> None:
+    """Ctrl-C waits for the answer under way; a second one does not, and the exit code is still 0."""
+    async with FakeCluster(1) as cluster:
+        cluster.on(ApiKey.HEARTBEAT, Hold(asyncio.Event(), HEARTBEAT_OK))
+        async with running(tmp_path, cluster.bootstrap, addressing) as run, RawClient(run.address) as client:
+            await client.send(ApiKey.HEARTBEAT, 3, heartbeat())
+            await cluster.brokers[1].until_asked(ApiKey.HEARTBEAT)
+            worker = worker_of(run.proxy.pid)
+            os.killpg(run.proxy.pid, signal.SIGINT)  # as a terminal does: to all processes of the program
+            await run.until_told("draining")
+            with pytest.raises(TimeoutError):
+                await run_for(client.reader.read(1), 0.5)
+            assert children(run.proxy.pid) == [worker]
+            os.killpg(run.proxy.pid, signal.SIGINT)
+            assert await run.exit_code(3) == 0
+            await client.assert_closed()
+
+
+async def run_for(work: Any, seconds: float) -> object:
+    """Run something for so long at most.
+
+    Raises:
+        TimeoutError: it was not done.
+    """
+    async with asyncio.timeout(seconds):
+        return await work
+
+
+@each_addressing
+@on_uvloop
+async def test_a_worker_without_a_supervisor_ends(tmp_path: Path, addressing: str) -> None:
+    """When the supervisor is killed the worker ends by itself: nobody is served by a program that nobody steers."""
+    async with FakeCluster(1) as cluster, running(tmp_path, cluster.bootstrap, addressing) as run:
+        worker = worker_of(run.proxy.pid)
+        child, run.proxy._child = run.proxy._child, None
+        assert child is not None
+        os.kill(child.process.pid, signal.SIGKILL)
+        await run.until(lambda: not alive(worker), "the worker's end")
+        child.close()
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@each_addressing
+@on_uvloop
+async def test_a_slow_reader_of_a_large_answer(tmp_path: Path, addressing: str) -> None:
+    """While a client reads an answer of 90 MiB slowly, the program's memory grows by less than 2 MiB."""
+    async with FakeCluster(1) as cluster:
+        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
+        cluster.on(ApiKey.FETCH, bytes(90 * MIB))
+        cluster.state.topics["topic"] = [1]
+        async with running(tmp_path, cluster.bootstrap, addressing) as run:
+            worker = worker_of(run.proxy.pid)
+            async with RawClient(run.address, receive_buffer_bytes=64 * KIB) as client:
+                await client.heartbeat()
+                before, most = resident_bytes(worker), 0
+                await client.send(ApiKey.FETCH, 4, fetch())
+                left = 4 + 4 + 90 * MIB
+                while left:
+                    left -= len(await client.read(min(left, 512 * KIB)))
+                    most = max(most, resident_bytes(worker))
+                    await asyncio.sleep(0.002)  # a slow reader
+            assert most - before < 2 * MIB
+
+
+@pytest.fixture
+def many_files() -> None:
+    """Let this process have as many open files as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def connected(address: str, stack: contextlib.AsyncExitStack) -> None:
+    """Open one more connection that has been served, and keep it open."""
+    client = await stack.enter_async_context(RawClient(address))
+    await client.heartbeat()
+
+
+@each_addressing
+@pytest.mark.usefixtures("many_files")
+@on_uvloop
+async def test_idle_connections(tmp_path: Path, addressing: str) -> None:
+    """Each of 2,000 idle connections costs at most 16 KiB, upstream one included."""
+    async with FakeCluster(1) as cluster:
+        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
+        async with running(tmp_path, cluster.bootstrap, addressing) as run, contextlib.AsyncExitStack() as stack:
+            worker = worker_of(run.proxy.pid)
+            for _ in range(100):
+                await connected(run.address, stack)
+            before = resident_bytes(worker)
+            for _ in range(20):
+                await asyncio.gather(*(connected(run.address, stack) for _ in range(100)))
+            each = (resident_bytes(worker) - before) / 2000
+            assert each < 16 * KIB
+
+
+@each_addressing
+@pytest.mark.usefixtures("many_files")
+@on_uvloop
+async def test_nothing_stays_behind(tmp_path: Path, addressing: str) -> None:
+    """After 5,000 connections memory and open files are where they were after the first 500."""
+    async with FakeCluster(1) as cluster:
+        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
+        async with running(tmp_path, cluster.bootstrap, addressing) as run:
+            worker = worker_of(run.proxy.pid)
+            files = open_descriptors(worker)
+            for _ in range(5):
+                await come_and_go(run.address, 100)
+            memory = resident_bytes(worker)
+            for _ in range(50):
+                await come_and_go(run.address, 100)
+            await run.until(lambda: open_descriptors(worker) <= files, "the files to be closed")
+            assert resident_bytes(worker) - memory < 2 * MIB
+
+
+async def come_and_go(address: str, count: int) -> None:
+    """Open so many connections at once, ask something on each, and close them: orderly, by reset, mid-frame."""
+
+    async def one(number: int) -> None:
+        async with RawClient(address) as client:
+            await client.heartbeat()
+            if number % 3:
+                await client.send_bytes(p.INT32.pack(100))
+            if number % 3 == 2:
+                client.writer.transport.abort()
+
+    await asyncio.gather(*(one(number) for number in range(count)))
