@@ -1,0 +1,204 @@
+"""Starts what is measured and what it is measured with: the null broker, HAProxy in TCP mode, kproxy.
+
+Each is a ``Target``: a port for the load and the process whose CPU counts. All listen on 127.0.0.1 only, write their
+logs into the run's folder, and end with the ``with`` block, however it is left::
+
+    with NullBroker(folder) as broker, KproxyTarget(folder, broker.port, "ports") as proxy:
+        proxy.port      # where a client of node 1 connects
+        proxy.pid       # the supervisor; the worker is its child
+"""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from bench.build import BenchmarkError, build
+from bench.pin import pinned
+from kproxy.testing.ports import free_port_block
+from kproxy.testing.processes import GuardedProcess
+from kproxy.testing.waiting import wait_until
+
+START_SECONDS = 20
+NODE_ID = 1
+"""Of the null broker, and of the one Kafka broker that the clients meet."""
+
+HAPROXY_CONFIG = """\
+global
+    nbthread 1
+    maxconn 6000
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 10m
+    timeout server 10m
+listen relay
+    bind 127.0.0.1:{port}
+    server broker {upstream}
+"""
+
+API_VERSIONS_V0 = bytes.fromhex("0000000b 0012 0000 00000001 0001 62")
+
+
+class Target:
+    """Something that listens for Kafka clients; ``pid`` is None when nothing stands between client and broker."""
+
+    def __init__(self, name: str, port: int, child: GuardedProcess | None = None, log: Path | None = None) -> None:
+        self.name = name
+        self.port = port
+        self._child = child
+        self._log = log
+
+    @property
+    def pid(self) -> int | None:
+        """The process whose tree is measured."""
+        return self._child.process.pid if self._child else None
+
+    def __enter__(self) -> Self:
+        """Wait until a request is answered.
+
+        Raises:
+            BenchmarkError: the program ended instead, or does not answer.
+        """
+        try:
+            wait_until(self._answers, START_SECONDS, f"{self.name} to answer at 127.0.0.1:{self.port}")
+        except TimeoutError as error:
+            self.__exit__(None, None, None)
+            raise BenchmarkError(f"{error}\n{self._log_tail()}") from None
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the program."""
+        if self._child is None:
+            return
+        if self._child.process.poll() is None:
+            self._child.kill()
+        else:
+            self._child.close()
+
+    def _answers(self) -> bool:
+        if self._child is not None and self._child.process.poll() is not None:
+            raise BenchmarkError(f"{self.name} ended with {self._child.process.returncode}:\n{self._log_tail()}")
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
+                probe.sendall(API_VERSIONS_V0)
+                return len(probe.recv(8)) == 8
+        except OSError:
+            return False
+
+    def _log_tail(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")[-2000:] if self._log else ""
+
+
+def _spawn(log: Path, command: Sequence[str], role: Literal["proxy", "peer"] = "proxy") -> GuardedProcess:
+    with log.open("ab") as output, pinned(role):
+        return GuardedProcess(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+
+
+class NullBroker(Target):
+    """The null broker: also what ``direct`` means."""
+
+    def __init__(self, folder: Path, answer_bytes: int = 100) -> None:
+        port, log = free_port_block(1), folder / "nullbroker.log"
+        arguments = ["--port", str(port), "--node-id", str(NODE_ID), "--answer-bytes", str(answer_bytes)]
+        super().__init__("direct", port, _spawn(log, [str(build("nullbroker")), *arguments], "peer"), log)
+
+    @property
+    def pid(self) -> int | None:
+        """Nothing stands in between: there is no proxy whose CPU could be counted."""
+        return None
+
+
+class HAProxyTarget(Target):
+    """HAProxy as a plain TCP relay with one thread: the reference."""
+
+    def __init__(self, folder: Path, upstream: str, port: int | None = None) -> None:
+        port = port or free_port_block(1)
+        log, config = folder / "haproxy.log", folder / f"haproxy-{port}.cfg"
+        config.write_text(HAPROXY_CONFIG.format(port=port, upstream=upstream), encoding="ascii")
+        super().__init__("haproxy", port, _spawn(log, [haproxy_program() or "haproxy", "-db", "-f", str(config)]), log)
+
+
+class KproxyTarget(Target):
+    """kproxy in one of its addressing modes, with SASL/PLAIN towards the broker."""
+
+    def __init__(self, folder: Path, upstream: str, addressing: str, command: Sequence[str] | None = None) -> None:
+        # Node N's port is the bootstrap port + 1 + N; the load goes there as a client's would.
+        bind = free_port_block(2 + NODE_ID)
+        self.bootstrap_port = bind
+        log, password = folder / f"kproxy-{addressing}.log", folder / "password"
+        password.write_text("gateway-secret\n", encoding="ascii")
+        child = _spawn(
+            log,
+            [
+                *(command or kproxy_command()),
+                *("run", "--listen", f"127.0.0.1:{bind}", "--bootstrap", upstream, "--addressing", addressing),
+                *("--username", "gateway", "--password-file", str(password)),
+            ],
+        )
+        super().__init__(f"kproxy-{addressing}", bind + 1 + NODE_ID if addressing == "ports" else bind, child, log)
+
+
+def haproxy_program() -> str | None:
+    """Return HAProxy's path, or None where it is not installed (/usr/sbin may not be on the PATH)."""
+    return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def haproxy_version() -> str | None:
+    """Return HAProxy's version, or None where it is not installed."""
+    if (program := haproxy_program()) is None:
+        return None
+    text = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"version (\S+)", text)
+    return found[1] if found else "unknown"
+
+
+def kproxy_command() -> list[str]:
+    """Return how to start the kproxy that belongs to this Python.
+
+    Raises:
+        BenchmarkError: it is not installed.
+    """
+    beside = Path(sys.executable).with_name("kproxy")
+    program = str(beside) if beside.exists() else shutil.which("kproxy")
+    if program is None:
+        raise BenchmarkError("there is no kproxy command beside this Python: pip install -e . first")
+    return [program]
+
+
+NAMES = ("direct", "haproxy", "kproxy-ports", "kproxy-single")
+
+
+@contextmanager
+def targets(folder: Path, names: Sequence[str], kproxy: Sequence[str] | None = None) -> Iterator[list[Target]]:
+    """Start the null broker and the proxies ``names`` before it, all at once; idle ones cost nothing.
+
+    HAProxy is left out, with a line that says so, where it is not installed.
+    """
+    with ExitStack() as stack:
+        broker = stack.enter_context(NullBroker(folder))
+        upstream = f"127.0.0.1:{broker.port}"
+        started: list[Target] = []
+        for name in names:
+            if name == "direct":
+                started.append(broker)
+            elif name != "haproxy":
+                started.append(
+                    stack.enter_context(KproxyTarget(folder, upstream, name.removeprefix("kproxy-"), kproxy))
+                )
+            elif haproxy_program():
+                started.append(stack.enter_context(HAProxyTarget(folder, upstream)))
+            else:
+                print("haproxy is not installed (apt-get install haproxy): its column is left out", file=sys.stderr)
+        yield started
