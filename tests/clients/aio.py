@@ -69,6 +69,10 @@ class AioProducer(Producer):
         """See Producer."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, (topic, record, acked))
 
+    def flush(self) -> None:
+        """See Producer."""
+        self._call(self._after_the_queue(self._producer.flush))
+
     def begin(self) -> None:
         """See Producer."""
         self._call(self._producer.begin_transaction())
@@ -81,21 +85,20 @@ class AioProducer(Producer):
         """See Producer."""
         self._call(self._after_the_queue(self._producer.abort_transaction))
 
-    async def _after_the_queue(self, end: Callable[[], Awaitable[None]]) -> None:
+    async def _after_the_queue(self, call: Callable[[], Awaitable[None]]) -> None:
         await self._queue.join()
-        await end()
+        await call()
 
     def close(self) -> None:
         """See Producer."""
         try:
-            self._call(self._flush())
+            self._call(self._stop())
         finally:
             self._end()
 
-    async def _flush(self) -> None:
+    async def _stop(self) -> None:
         try:
-            await self._queue.join()
-            await self._producer.flush()
+            await self._after_the_queue(self._producer.flush)
         finally:
             self._sender.cancel()
             await self._producer.stop()

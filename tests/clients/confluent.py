@@ -48,6 +48,11 @@ class ConfluentProducer(Producer):
         """Let callbacks be called."""
         self._producer.poll(0)
 
+    def flush(self) -> None:
+        """See Producer."""
+        left = self._producer.flush(FLUSH_SECONDS)
+        assert left == 0, f"{left} records were not acknowledged"
+
     def begin(self) -> None:
         """See Producer."""
         self._producer.begin_transaction()
@@ -62,8 +67,7 @@ class ConfluentProducer(Producer):
 
     def close(self) -> None:
         """See Producer."""
-        left = self._producer.flush(FLUSH_SECONDS)
-        assert left == 0, f"{left} records were not acknowledged"
+        self.flush()
         self._producer.close()
 
 

@@ -31,6 +31,10 @@ class KafkaPythonProducer(Producer):
         future.add_callback(lambda _: acked(record, None))
         future.add_errback(lambda error: acked(record, error))
 
+    def flush(self) -> None:
+        """See Producer."""
+        self._producer.flush(timeout=FLUSH_SECONDS)
+
     def begin(self) -> None:
         """See Producer."""
         self._producer.begin_transaction()
@@ -46,7 +50,7 @@ class KafkaPythonProducer(Producer):
     def close(self) -> None:
         """See Producer."""
         try:
-            self._producer.flush(timeout=FLUSH_SECONDS)
+            self.flush()
         finally:
             self._producer.close()
 

@@ -30,6 +30,10 @@ class Producer(ABC):
         """Hand over one record; blocks while the library's buffer is full."""
 
     @abstractmethod
+    def flush(self) -> None:
+        """Wait until all that was handed over is acknowledged, or has failed."""
+
+    @abstractmethod
     def begin(self) -> None:
         """Begin a transaction."""
 
@@ -43,7 +47,7 @@ class Producer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Wait for all acknowledgements, and end."""
+        """Flush, and end."""
 
     def __enter__(self) -> Self:
         """Return itself: it is connected."""
