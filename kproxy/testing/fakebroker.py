@@ -15,7 +15,7 @@ Here the second Heartbeat waits half a second and the third ends the connection;
 
 import asyncio
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
@@ -64,6 +64,7 @@ class FakeBroker:
 
     Attributes:
         requests: All requests, SASL ones included, oldest first (the last 100,000).
+        counts: How many there have been, by API; these are never cut short.
         surprises: Those that nothing was told about, or of an API or version not offered; each closed its connection.
         violations: What broke the framing, or the order of SASL (a request before, or amid, a login); likewise.
         connections_accepted: How many there have been.
@@ -90,6 +91,7 @@ class FakeBroker:
         self.features = ApiVersionsAnswer()
         self.state = state if state is not None else ClusterState()
         self.requests: deque[Request] = deque(maxlen=REQUESTS_KEPT)
+        self.counts: Counter[int] = Counter()
         self.surprises: list[Request] = []
         self.violations: list[str] = []
         self.connections_accepted = 0
@@ -222,6 +224,7 @@ class FakeBroker:
             return await self._send(writer, token_answer)
         request = _parse(frame, number)
         self.requests.append(request)
+        self.counts[request.key] += 1
         self._changed.set()
         if violation := login.objection(request.key):
             self.violations.append(violation)

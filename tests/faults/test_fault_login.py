@@ -75,7 +75,7 @@ async def test_renewal_under_pipelined_produce(addressing: str) -> None:
             assert gateway.tally.opened == 1
             assert gateway.tally.dials == 1
         assert broker.violations == []
-        assert len(broker.of(ApiKey.PRODUCE)) == asked
+        assert broker.counts[ApiKey.PRODUCE] == asked
 
 
 @each_addressing
