@@ -33,6 +33,7 @@ RESPONSE_HEAD_BYTES = 4
 #: A request's head: api_key, api_version, correlation_id, client_id length (-1: null).
 REQUEST_HEAD = struct.Struct(">hhih")
 _REQUEST_START = struct.Struct(">hhi")
+_FETCH_WAIT = struct.Struct(">ii")  # max_wait_ms, min_bytes
 
 _TLS = (
     "the client speaks TLS, this listener speaks plain Kafka: set the client's security.protocol to PLAINTEXT or "
@@ -103,6 +104,23 @@ def produce_acks(data: bytes, pos: int, end: int | None = None) -> int:
     Arguments and errors as ``produce_acks_at``.
     """
     return int16(data, produce_acks_at(data, pos, end))[0]
+
+
+def fetch_long_polls(data: bytes, pos: int, end: int) -> tuple[bool, int]:
+    """Tell whether the Fetch request whose api_key is at ``pos`` may wait at the broker; its bytes end at ``end``.
+
+    Returns that, and the position behind min_bytes, up to which it was read. A Fetch waits, for max_wait_ms at most,
+    until there are min_bytes to send: with either at nought it is answered at once. Arguments and errors as
+    ``request_body_at``: Short while min_bytes is not there by ``end``.
+    """
+    at = request_body_at(data, pos, end)
+    if REQUEST_HEAD.unpack_from(data, pos)[1] < 15:
+        at += INT32.size  # replica_id, which from v15 on is a tagged field (KIP-903)
+    behind = at + _FETCH_WAIT.size
+    if behind > end:
+        raise Short("min_bytes")
+    max_wait_ms, min_bytes = _FETCH_WAIT.unpack_from(data, at)
+    return max_wait_ms > 0 and min_bytes > 0, behind
 
 
 def response_body_at(data: bytes, pos: int, key: int, version: int) -> int:

@@ -1,6 +1,8 @@
 """Frames and headers: where bodies begin, in whole frames, in prefixes, and in garbage."""
 
 import contextlib
+import datetime as dt
+import itertools
 import random
 from collections.abc import Callable
 
@@ -88,7 +90,32 @@ def test_acks(oracle: Kio | KafkaPython, key: int, version: int) -> None:
                 frames.produce_acks(data, 4, short)
 
 
-@pytest.mark.parametrize("key", [ApiKey.PRODUCE, ApiKey.METADATA])
+@pytest.mark.parametrize(("oracle", "key", "version"), cases(ApiKey.FETCH))
+def test_long_polls(oracle: Kio | KafkaPython, key: int, version: int) -> None:
+    """A Fetch of any version may wait if it has a time and a number of bytes to wait for; told once both are there."""
+    for seed, (max_wait_ms, min_bytes) in enumerate(
+        itertools.product((-1, 0, 1, 500, 2**31 - 1), (-1, 0, 1, 2**31 - 1))
+    ):
+        rng = random.Random(seed)
+        tree = oracle.message(rng, key, version, "request")
+        if oracle is KIO:
+            tree["max_wait"] = dt.timedelta(milliseconds=max(max_wait_ms, 0))
+        else:
+            tree["max_wait_ms"] = max_wait_ms
+        tree["min_bytes"] = min_bytes
+        data, _, body_at = tagged_request(rng, key, version, oracle.encode(key, version, "request", tree))
+        data = b"####" + data
+        end = 4 + body_at + (8 if version >= 15 else 12)
+        for here in (end, end + 1, len(data)):
+            assert frames.fetch_long_polls(data, 4, here) == (max_wait_ms > 0 and min_bytes > 0, end)
+        for short in range(4, end):
+            with pytest.raises(Short):
+                frames.fetch_long_polls(data[:short], 4, short)
+            with pytest.raises(Short):
+                frames.fetch_long_polls(data, 4, short)
+
+
+@pytest.mark.parametrize("key", [ApiKey.PRODUCE, ApiKey.FETCH, ApiKey.METADATA])
 @pytest.mark.parametrize("version", [0, 3, 9])
 def test_an_impossible_client_id(key: int, version: int) -> None:
     """A client id length below -1 is Malformed, not a matter of more bytes."""
@@ -99,6 +126,8 @@ def test_an_impossible_client_id(key: int, version: int) -> None:
     ]
     if key == ApiKey.PRODUCE:
         readers.append(lambda: frames.produce_acks(head, 0))
+    if key == ApiKey.FETCH:
+        readers.append(lambda: frames.fetch_long_polls(head, 0, len(head)))
     for read in readers:
         with pytest.raises(Malformed) as error:
             read()
@@ -122,6 +151,9 @@ def test_garbage(data: bytes) -> None:
         frames.client_id(data, 0)
     with contextlib.suppress(ProtocolError):
         frames.produce_acks(b"\x00\x00\x00\x09" + data, 0)
+    with contextlib.suppress(ProtocolError):
+        fetch = b"\x00\x01\x00\x0c" + data
+        assert 8 < frames.fetch_long_polls(fetch, 0, len(fetch))[1] <= len(fetch)
 
 
 @pytest.mark.parametrize(
