@@ -31,6 +31,10 @@ RESTART_SECONDS_MAX = 5.0
 FAILURES_MAX = 5
 """A worker that dies so often without ever having served is not started again."""
 
+ECHO_SECONDS = 0.1
+"""A second signal to stop so soon after the first is its echo: uvloop can deliver one twice when another arrives at the
+same moment, such as a SIGUSR1 before it (seen with uvloop 0.23 in one of three tries)."""
+
 KILL_AFTER_SECONDS = 5.0
 """What a worker may take beyond its drain before it is killed."""
 
@@ -67,6 +71,7 @@ class Supervisor:
         self._failed: str | None = None
         self._served = False
         self._stops = 0
+        self._stopped_at = 0.0
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -135,6 +140,10 @@ class Supervisor:
         return await exited
 
     def _asked_to_stop(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._stops and now - self._stopped_at < ECHO_SECONDS:
+            return
+        self._stopped_at = now
         self._stops += 1
         self._stop.set()
         if self._stops == 1:
