@@ -22,6 +22,7 @@ class Cause(StrEnum):
     IDLE = "idle"
     TOO_MANY_CONNECTIONS = "too many connections"
     BUFFERS_FULL = "buffers full"
+    LIMITED = "over a limit"
     DRAINED = "drained"
     STOPPED = "stopped"
 

@@ -136,11 +136,13 @@ class Exchange:
         "_withheld",
         "answered",
         "asked",
+        "ledger",
         "offer",
         "replies",
         "sasl_refused",
         "software",
         "tied",
+        "waits",
     )
 
     def __init__(self, front: Front, advertise: Advertise) -> None:
@@ -164,6 +166,13 @@ class Exchange:
         """The client tried to log in; the shell tells the operator why that failed."""
         self.tied = False
         """The client's session ends with the upstream connection (share groups): it cannot be dialled anew."""
+        self.waits = False
+        """A limit holds the client's next request back (see metered)."""
+        self.ledger: deque[list[int]] | None = None
+        """Where it is kept (see metered): what the broker has yet to answer, in order: [how many, API and version].
+
+        The last entry stays, at nought, so that it is never empty.
+        """
         self._request_left = 0  # bytes of the request under way that are still to come
         self._request_head = b""  # a request's beginning that cannot be told yet
         self._answer_left = 0
@@ -192,6 +201,11 @@ class Exchange:
     def idle(self) -> bool:
         """Nothing is under way in either direction, not even half a frame: the broker may go, or the connection."""
         return self.outstanding == 0 and not self._request_left and not self._request_head and not self._withheld
+
+    @property
+    def settled(self) -> bool:
+        """All that was taken from the client has been forwarded or answered, so that ``reply`` knows its place."""
+        return not self._withheld
 
     @property
     def begun(self) -> bool:
@@ -277,6 +291,8 @@ class Exchange:
                     pos = stop
                     continue
                 asked += 1
+                if self.ledger is not None:
+                    self._note(key_version, 1)
                 self.tied |= kind == _SHARE
                 self._await(Awaited(asked, _SIZE(data, pos + 8)[0], key_version >> 16, key_version & 0xFFFF))
             else:
@@ -302,6 +318,12 @@ class Exchange:
             if like > PRODUCE_VERSION_MAX:
                 asked += many
                 counts[like] += many
+                ledger = self.ledger
+                if ledger is not None:
+                    if ledger[-1][1] == like:
+                        ledger[-1][0] += many
+                    else:
+                        ledger.append([many, like])
             else:
                 asked = self._count(like, many, asked, acks)
         self.asked = asked
@@ -315,6 +337,9 @@ class Exchange:
             return data if pos == end else data[:pos]
         pieces.append(data[start:pos])
         return b"".join(pieces)
+
+    _forward = from_client
+    """The same, whatever a subclass puts before it."""
 
     def _keep_head(self, head: bytes, bytes_max: int = HELD_BYTES_MAX) -> None:
         """Keep a request's beginning until more of it comes; refuse its size as soon as that is known."""
@@ -346,14 +371,29 @@ class Exchange:
     def _count(self, key_version: int, many: int, asked: int, acks: int) -> int:
         """Count requests of one API and version, one behind the other; return how many have been asked with them."""
         self._counts[key_version] += many
-        if key_version > PRODUCE_VERSION_MAX:
-            return asked + many
-        if acks == 0:
+        if acks == 0 and key_version <= PRODUCE_VERSION_MAX:
             self._moved += 1
             return asked
+        ledger = self.ledger
+        if ledger is not None:
+            if ledger[-1][1] == key_version:
+                ledger[-1][0] += many
+            else:
+                ledger.append([many, key_version])
+        if key_version > PRODUCE_VERSION_MAX:
+            return asked + many
         if key_version >= _PRODUCE_REWRITTEN_FROM:
             self.await_produce(asked + 1, asked + many, key_version)
         return asked + many
+
+    def _note(self, key_version: int, many: int) -> None:
+        """Enter requests that will be answered into the ledger; requests alike are one entry."""
+        ledger = self.ledger
+        assert ledger is not None  # noqa: S101  the caller has looked
+        if ledger[-1][1] == key_version:
+            ledger[-1][0] += many
+        else:
+            ledger.append([many, key_version])
 
     def await_produce(self, first: int, last: int, version: int) -> None:
         """Await the answers to Produce requests, whose key is 0, so that ``version`` is key and version in one."""
@@ -430,7 +470,7 @@ class Exchange:
         self._holding = False
         withheld = b"".join(self._withheld)
         self._withheld.clear()
-        return self.from_client(withheld) if withheld else b""
+        return self._forward(withheld) if withheld else b""
 
     def _up_to_boundary(self, data: bytes) -> bytes:
         left = self._request_left
@@ -448,6 +488,8 @@ class Exchange:
         but must not ``release``.
         """
         self.asked += 1
+        if self.ledger is not None:
+            self._note(ask.key << 16 | ask.version, 1)
         self._await(Awaited(self.asked, ask.correlation_id, ask.key, ask.version, answered))
         return ask.frame
 
@@ -557,6 +599,9 @@ class Exchange:
             return data if pos == end else data[:pos]
         pieces.append(data[start:pos])
         return b"".join(pieces)
+
+    _backward = from_broker
+    """The same, whatever a subclass puts before it."""
 
     def _awaited_answer(self, data: bytes, pos: int, size: int) -> tuple[bytes | None, int, int]:
         """Handle the awaited answer at ``pos``.

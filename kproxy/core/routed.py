@@ -61,6 +61,9 @@ POLICY_VIOLATION = 44
 
 _LOG_DIRS = frozenset({int(ApiKey.DESCRIBE_LOG_DIRS), int(ApiKey.ALTER_REPLICA_LOG_DIRS)})
 _ALL = frozenset({int(ApiKey.LIST_GROUPS), int(ApiKey.LIST_TRANSACTIONS)})
+ANSWERED_HERE = _ALL | _LOG_DIRS
+"""What no broker of the connection's is asked."""
+
 _PRODUCE_KEY = int(ApiKey.PRODUCE)
 _FETCH = int(ApiKey.FETCH)
 _FIND_COORDINATOR = int(ApiKey.FIND_COORDINATOR)
@@ -154,6 +157,11 @@ class RoutedExchange(Exchange):
         """The client asked for log directories; the shell tells the operator why it was refused."""
 
     @property
+    def settled(self) -> bool:
+        """See Exchange; neither does a request wait for its broker."""
+        return self.pending is None and not self._withheld
+
+    @property
     def quiet(self) -> bool:
         """The lane owes nothing, not even the rest of an answer; or what it owes is for nobody."""
         return self._abandoned or (self.outstanding == 0 and not self._tail)
@@ -205,7 +213,7 @@ class RoutedExchange(Exchange):
             return b""
         withheld = b"".join(self._withheld)
         self._withheld.clear()
-        return self.from_client(withheld) if withheld else b""
+        return self._forward(withheld) if withheld else b""
 
     def release(self) -> bytes:
         """End ``hold``. What was withheld may be for another lane, so it is pending then; see ``proceed``."""
@@ -282,6 +290,8 @@ class RoutedExchange(Exchange):
                     like = -1
                     counts[key_version] += 1
                     self.asked += 1
+                    if self.ledger is not None:
+                        self._note(key_version, 1)
                     self._await_answer(key_version, data, pos)
                     pos += 4 + size
                     continue
@@ -300,6 +310,8 @@ class RoutedExchange(Exchange):
             if like > PRODUCE_VERSION_MAX:
                 self.asked += many
                 counts[like] += many
+                if self.ledger is not None:
+                    self._note(like, many)
             else:
                 self.asked = self._count(like, many, self.asked, answer)
         if self.pending is not None:
@@ -314,6 +326,8 @@ class RoutedExchange(Exchange):
             return data if pos >= end else data[:pos]
         pieces.append(data[start:pos])
         return b"".join(pieces)
+
+    _forward = from_client
 
     def _take(self, key_version: int, data: bytes, pos: int, stop: int, behind: bool) -> bytes | None:
         """Handle the request at ``pos`` that is not like the last one of its API; ``behind``: others go before it.
@@ -373,6 +387,8 @@ class RoutedExchange(Exchange):
         self._counts[key_version] += 1
         if memo.answer:
             self.asked += 1
+            if self.ledger is not None:
+                self._note(key_version, 1)
             if memo.answer == _AWAITED:
                 self._await_answer(key_version, data, pos)
         if kind == _SHARE:
