@@ -1,4 +1,4 @@
-"""config: plain values. The model of the configuration file, and how it is loaded and checked.
+"""config: plain values. The models of the configuration file, and how it is loaded and checked.
 
 Never here: a socket or a loop. A secret is held in a type that does not print.
 """

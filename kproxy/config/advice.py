@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from kproxy.config import checks
-from kproxy.config.checks import Loc
+from kproxy.config.limits import Concurrency, Connections, FixedWindow, LeakyBucket, Limit, Match
 from kproxy.config.model import Cluster, Config, Listener, Sasl
+from kproxy.config.problems import Loc, nearest, suggestion
 
 
 def place(loc: Loc) -> Loc:
@@ -21,7 +21,14 @@ def place(loc: Loc) -> Loc:
     return loc[:-1] if loc and loc[-1] == "[key]" else loc
 
 
-_MODELS: dict[str, type[BaseModel]] = {"clusters": Cluster, "listeners": Listener}
+_MODELS: dict[str, type[BaseModel]] = {"clusters": Cluster, "listeners": Listener, "limits": Limit}
+_OF_LIMITS: dict[str, type[BaseModel]] = {
+    "leaky_bucket": LeakyBucket,
+    "fixed_window": FixedWindow,
+    "concurrency": Concurrency,
+    "connections": Connections,
+    "match": Match,
+}
 _NOT_A_MAPPING = frozenset({"dict_type", "model_type", "model_attributes_type"})
 
 
@@ -36,7 +43,7 @@ def echoes(errors: list[ErrorDetails]) -> set[Loc]:
     They are a missing key that is there misspelt, and a list called empty as pydantic counts its sound entries alone.
     """
     unknown = [detail["loc"] for detail in errors if detail["type"] == "extra_forbidden"]
-    meant = [(*loc[:-1], checks.nearest(str(loc[-1]), _known_keys(loc[:-1]))) for loc in unknown]
+    meant = [(*loc[:-1], nearest(str(loc[-1]), _known_keys(loc[:-1]))) for loc in unknown]
     around = [detail["loc"][:-1] for detail in errors]
     return {
         detail["loc"]
@@ -51,10 +58,10 @@ def advice(detail: ErrorDetails, data: Any) -> str:  # noqa: ANN401 - YAML is an
     loc, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
     if loc and loc[-1] == "[key]":
         if kind in {"string_type", "string_pattern_mismatch"}:
-            return "not a name; use letters, digits, '.', '_' and '-', beginning with a letter or digit, 63 at most"
+            return _NO_NAME
         return "not a node id; write a whole number from 0 on"
     if kind == "extra_forbidden":
-        return f"unknown key; {checks.suggestion(str(loc[-1]), _known_keys(loc[:-1]))}"
+        return f"unknown key; {suggestion(str(loc[-1]), _known_keys(loc[:-1]))}"
     if kind == "missing":
         names = data.get("clusters") if isinstance(data, dict) else None
         if loc[-1] == "cluster" and isinstance(names, dict):
@@ -66,16 +73,32 @@ def advice(detail: ErrorDetails, data: Any) -> str:  # noqa: ANN401 - YAML is an
         return f"must be a mapping; known keys: {', '.join(_known_keys(loc))}" if _known_keys(loc) else _ENTRIES
     if kind == "too_short":
         return "is empty; add one at least"
+    if kind == "tuple_type":
+        return _NO_LIST.format(_LISTS[loc[-1]])
+    if kind == "string_pattern_mismatch" and loc[-1] == "name":
+        return _NO_NAME
     return _KINDS[kind].format(**context) if kind in _KINDS else detail["msg"]
 
 
 _ENTRIES = "must be a mapping of names to entries, as in 'main: {...}'"
+_NO_NAME = "not a name; use letters, digits, '.', '_' and '-', beginning with a letter or digit, 63 at most"
+_NO_LIST = "must be a list, as in {}"
+_LISTS: dict[str | int, str] = {
+    "bootstrap": "[kafka1:9092, kafka2:9092]",
+    "limits": "[{name: calm, leaky_bucket: {rate: 100}}]",
+    "key": "[client_ip]",
+    "listeners": "[public]",
+    "apis": "[Produce, Fetch]",
+    "principals": '["User:alice"]',
+    "client_ids": '["batch-*"]',
+    "client_ips": "[10.0.0.0/8]",
+}
 _KINDS = {
-    "tuple_type": "must be a list, as in [kafka1:9092, kafka2:9092]",
     "string_type": "must be a text; put it in quotes",
     "string_too_short": "is empty; write a text",
     "string_too_long": "is too long; {max_length} characters at most",
     "string_pattern_mismatch": "holds a NUL character; remove it",
+    "bool_type": "must be true or false, without quotes",
     "int_type": "must be a whole number, without quotes",
     "greater_than_equal": "is too low; {ge} at least",
     "less_than_equal": "is too high; {le} at most",
@@ -93,6 +116,8 @@ def _known_keys(loc: Loc) -> list[str]:
             model = _MODELS[section]
         case ("clusters", _, "sasl"):
             model = Sasl
+        case ("limits", _, str(part)) if part in _OF_LIMITS:
+            model = _OF_LIMITS[part]
         case _:
             return []
     return list(model.model_fields)

@@ -8,17 +8,15 @@ never look at the machine: whether a port is free is found when it is opened::
     -> Problem(("listeners", "public", "broker_ports", 1), "port 9092 is the bind port; ...")
 """
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from kproxy.config.problems import Loc, Problem, suggestion
 from kproxy.config.values import NODE, HostPort
 
 if TYPE_CHECKING:
     from kproxy.config.model import Cluster, Config, Listener
-
-Loc = tuple[str | int, ...]
 
 NODES_EXPECTED = 99
 """How many node ids from 0 on a port range is expected to serve; ranges closer than 100 ports raise a doubt.
@@ -26,35 +24,6 @@ NODES_EXPECTED = 99
 Ids are unknown before a broker answers. Operators and Strimzi count from 0 or 1; the automatic ids of ZooKeeper
 times began at 1001 (reserved.broker.max.id), which nobody leaves room for.
 """
-
-
-class Problem(NamedTuple):
-    """One mistake or doubt: the field it is about, and a line of text that ends with what to do."""
-
-    loc: Loc
-    text: str
-
-
-def where(loc: Loc) -> str:
-    """Write a place as ``clusters.main.bootstrap[1]``; a dictionary's numeric key is written as ``.1``."""
-    text = ""
-    for index, part in enumerate(loc):
-        of_list = isinstance(part, int) and index > 0 and loc[index - 1] == "bootstrap"
-        text += f"[{part}]" if of_list else f".{part}"
-    return text.removeprefix(".")
-
-
-def nearest(word: str, known: Collection[str]) -> str | None:
-    """Return the known name that was probably meant."""
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
-
-
-def suggestion(word: str, known: Collection[str]) -> str:
-    """Advise on a name that is not known: the one that was probably meant, or all there are."""
-    close = nearest(word, known)
-    if close:
-        return f"did you mean {close!r}?"
-    return f"known: {', '.join(sorted(known))}" if known else "none is known here"
 
 
 def mistakes(

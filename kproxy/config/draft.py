@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kproxy.config import checks, source
-from kproxy.config.checks import Loc, Problem
+from kproxy.config import source
+from kproxy.config.problems import Loc, Problem, where
 from kproxy.config.source import Mark
 from kproxy.errors import ConfigError
 
@@ -57,11 +57,11 @@ class Draft:
         for end in range(len(problem.loc), 0, -1):
             if flag := self.origins.get(problem.loc[:end]):
                 return _OF_FLAGS, one_line(f"{flag}: {problem.text}")
-        where = f"{checks.where(problem.loc)}: " if problem.loc else ""
+        place = f"{where(problem.loc)}: " if problem.loc else ""
         if not self.text:
-            return _OF_FLAGS, one_line(f"{where}{problem.text}")
+            return _OF_FLAGS, one_line(f"{place}{problem.text}")
         mark = mark or self.text.mark(problem.loc, key=key)
-        return mark, one_line(f"{self.label}:{mark.line}:{mark.column}: {where}{problem.text}")
+        return mark, one_line(f"{self.label}:{mark.line}:{mark.column}: {place}{problem.text}")
 
 
 def one_line(text: str) -> str:

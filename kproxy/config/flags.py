@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from kproxy.config.checks import Loc
 from kproxy.config.draft import Draft
+from kproxy.config.problems import Loc
 
 CLUSTER_NAME = "main"
 LISTENER_NAME = "public"

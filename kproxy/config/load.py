@@ -10,25 +10,27 @@ No line, and nothing else that leaves here, holds a secret or quotes a value fro
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kproxy.config import checks, source
+from kproxy.config import checks, limitchecks, source
 from kproxy.config.advice import about_key, advice, echoes, place
-from kproxy.config.checks import Loc, Problem
 from kproxy.config.draft import Draft, one_line
 from kproxy.config.flags import Flags, lay_over
+from kproxy.config.limits import Limit
 from kproxy.config.model import CROSS_FIELD, Cluster, Config, Listener, with_only_cluster
+from kproxy.config.problems import Loc, Problem
 from kproxy.config.values import Surroundings
 from kproxy.errors import ConfigError
 
 FILE_BYTES_MAX = 1024 * 1024
 """A configuration of a thousand listeners has about 200 KiB."""
 
+_K = TypeVar("_K", str, int)
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -119,7 +121,8 @@ def _finish(draft: Draft, environ: Mapping[str, str]) -> Loaded:
     draft.raise_mistakes()
     if result is None:
         raise AssertionError("a refused configuration without a mistake to tell")  # a bug: better loud
-    return Loaded(result, tuple(draft.line(problem) for problem in checks.doubts(result)))
+    doubts = checks.doubts(result) + limitchecks.doubts(result)
+    return Loaded(result, tuple(draft.line(problem) for problem in doubts))
 
 
 def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings) -> list[Problem]:  # noqa: ANN401 - YAML
@@ -133,24 +136,47 @@ def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings)
     }
     if not clusters:
         references = {}  # told already, and not once per listener
-    unknown = [detail["loc"] for detail in errors if detail["type"] == "extra_forbidden"]
-    return checks.mistakes(
+    unknown = {detail["loc"] for detail in errors if detail["type"] == "extra_forbidden"}
+    found = checks.mistakes(
         {str(name) for name in clusters},
         references,
         dict(_sound(Cluster, "clusters", clusters, unknown, around)),
         dict(_sound(Listener, "listeners", listeners, unknown, around)),
     )
+    entries = data.get("limits") if isinstance(data, dict) else None
+    limits = dict(enumerate(entries)) if isinstance(entries, list) else {}
+    names = {index: name for index, entry in limits.items() if isinstance(name := _at(entry, "name"), str)}
+    named: dict[Loc, str] = {
+        ("limits", index, "match", "listeners", at): name
+        for index, entry in limits.items()
+        if listeners and isinstance(listed := _at(entry, "match", "listeners"), list)
+        for at, name in enumerate(listed)
+        if isinstance(name, str)
+    }
+    sound = dict(_sound(Limit, "limits", limits, unknown, around))
+    return found + limitchecks.mistakes(names, named, sound, {str(name) for name in listeners})
+
+
+def _at(data: Any, *keys: str) -> Any:  # noqa: ANN401 - YAML
+    """Return what stands there, if anything does."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
 
 
 def _sound(
-    model: type[_M], section: str, entries: dict[str, Any], unknown: list[Loc], around: Surroundings
-) -> Iterator[tuple[str, _M]]:
+    model: type[_M], section: str, entries: Mapping[_K, Any], unknown: Collection[Loc], around: Surroundings
+) -> Iterator[tuple[_K, _M]]:
     """Yield the entries that are well-formed but, perhaps, for unknown keys, which change nothing between fields."""
     for name, entry in entries.items():
-        known = entry
-        if isinstance(entry, dict):
-            known = {key: value for key, value in entry.items() if (section, name, key) not in unknown}
         try:
-            yield name, model.model_validate(known, context=around)
+            yield name, model.model_validate(_known(entry, (section, name), unknown), context=around)
         except ValidationError:
             continue  # told field by field already
+
+
+def _known(data: Any, here: Loc, unknown: Collection[Loc]) -> Any:  # noqa: ANN401 - YAML
+    """Return the data without its unknown keys."""
+    if not isinstance(data, dict):
+        return data  # the lists within an entry have no keys
+    return {key: _known(value, (*here, key), unknown) for key, value in data.items() if (*here, key) not in unknown}

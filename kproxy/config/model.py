@@ -17,10 +17,15 @@ its line; validating a model directly reports the same mistakes as one pydantic 
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from kproxy.config import checks
+from kproxy.config.base import Model, Name, written
+from kproxy.config.limitchecks import mistakes as mistakes_of_limits
+from kproxy.config.limitchecks import references
+from kproxy.config.limits import Limit
+from kproxy.config.problems import where
 from kproxy.config.values import (
     Address,
     Addressing,
@@ -34,30 +39,13 @@ from kproxy.config.values import (
     Size,
 )
 
-# A name becomes a metric's label and a word in log lines.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Username = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
 
 CROSS_FIELD = "cross_field"
 """The pydantic error type of mistakes that lie between fields; ``load`` reports those by itself, with positions."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,  # an input may be a password
-        use_attribute_docstrings=True,
-        validate_default=True,  # so that defaults stand here, and in the schema, as a user writes them
-    )
-
-
-def _written(text: str) -> Any:  # noqa: ANN401 - pydantic turns the text into the field's own type
-    """Give a default as a user would write it."""
-    return Field(default=text)
-
-
-class Sasl(_Model):
+class Sasl(Model):
     """How kproxy logs in to the brokers."""
 
     mechanism: Literal["PLAIN"] = "PLAIN"
@@ -68,7 +56,7 @@ class Sasl(_Model):
     """{env: NAME} or {file: PATH}; a literal works, with a warning."""
 
 
-class Cluster(_Model):
+class Cluster(Model):
     """A Kafka cluster behind kproxy."""
 
     bootstrap: Annotated[tuple[Address, ...], Field(min_length=1, max_length=1000)]
@@ -77,19 +65,19 @@ class Cluster(_Model):
     """The login towards the brokers; none: they ask for none."""
     # Clients refresh theirs every 5 min (metadata.max.age.ms); one proxy asks for all of its clients, so it can
     # afford ten times as often.
-    refresh_interval: Duration = _written("30s")
+    refresh_interval: Duration = written("30s")
     """How often kproxy's own view of the cluster is refreshed when nothing else asks for it."""
     # Envoy's cluster.connect_timeout. Kafka's clients give up after 10 s (socket.connection.setup.timeout.ms).
-    dial_timeout: Duration = _written("5s")
+    dial_timeout: Duration = written("5s")
     """How long one attempt to connect to a broker may take."""
     # One client back-off: reconnect.backoff.max.ms is 1 s.
-    dial_patience: Duration = _written("1s")
+    dial_patience: Duration = written("1s")
     """How long a client's connection is held while its unreachable broker is dialled again."""
     # socket.connection.setup.timeout.ms: what a client waits for a host that does not answer at all.
-    dial_patience_max: Duration = _written("10s")
+    dial_patience_max: Duration = written("10s")
     """The same for a client address that keeps coming back while the broker stays down."""
     # The same 10 s: a broker that accepts and then says nothing is as good as one that does not accept.
-    login_timeout: Duration = _written("10s")
+    login_timeout: Duration = written("10s")
     """How long the login at a broker may take, from the first byte to the broker's consent."""
 
 
@@ -98,7 +86,7 @@ def _cluster_may_be_left_out(schema: dict[str, Any]) -> None:
     schema["required"].remove("cluster")
 
 
-class Listener(_Model):
+class Listener(Model):
     """An address that clients connect to."""
 
     model_config = ConfigDict(json_schema_extra=_cluster_may_be_left_out)
@@ -116,17 +104,17 @@ class Listener(_Model):
     broker_ports: dict[NodeId, Port] | None = None
     """Ports of brokers by their ids; a broker that is not listed follows broker_port_start. For addressing ports."""
     # Kafka's socket.request.max.bytes.
-    request_bytes_max: Size = _written("100MiB")
+    request_bytes_max: Size = written("100MiB")
     """The largest request a client may send."""
     # Kafka's connections.max.idle.ms on brokers.
-    idle_timeout: Duration = _written("10m")
+    idle_timeout: Duration = written("10m")
     """A connection without any traffic for so long is closed."""
     # Idle ones cost at most 16 KiB each, so these fit in 160 MiB. Kafka leaves max.connections unbounded; Envoy's
     # guide for edge proxies advises 50,000 with the file descriptors to go with it.
     connections_max: Count = 10_000
     """How many clients may be connected at once; more are closed as they arrive."""
     # Half of the heap a broker starts with (-Xmx1G in kafka-server-start.sh).
-    buffered_bytes_max: Size = _written("512MiB")
+    buffered_bytes_max: Size = written("512MiB")
     """How many bytes may wait in memory over all connections of this listener."""
     # Linux's net.core.somaxconn since 5.4, which bounds it anyway: room for everybody to reconnect at once. Kafka's
     # socket.listen.backlog.size is 50, which drops connections in such a storm.
@@ -134,15 +122,18 @@ class Listener(_Model):
     """How many connections may wait in the kernel to be accepted."""
 
 
-class Config(_Model):
-    """All that kproxy is told: the clusters behind it, the listeners before it."""
+class Config(Model):
+    """All that kproxy is told: the clusters behind it, the listeners before it, what clients may do."""
 
     clusters: Annotated[dict[Name, Cluster], Field(min_length=1)]
     """Kafka clusters by name."""
     listeners: Annotated[dict[Name, Listener], Field(min_length=1)]
     """Listeners by name."""
+    # Each request is held against every limit, so even a hundred are many.
+    limits: Annotated[tuple[Limit, ...], Field(max_length=100)] = ()
+    """How much clients may do; a request must pass all that match it."""
     # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
-    drain_timeout: Duration = _written("30s")
+    drain_timeout: Duration = written("30s")
     """How long a stop waits for what is in flight."""
 
     @model_validator(mode="before")
@@ -152,10 +143,13 @@ class Config(_Model):
 
     @model_validator(mode="after")
     def _between_fields(self) -> Self:
-        references = {name: listener.cluster for name, listener in self.listeners.items()}
-        found = checks.mistakes(set(self.clusters), references, self.clusters, self.listeners)
+        named = {name: listener.cluster for name, listener in self.listeners.items()}
+        found = checks.mistakes(set(self.clusters), named, self.clusters, self.listeners)
+        limits = dict(enumerate(self.limits))
+        names = {index: limit.name for index, limit in limits.items()}
+        found += mistakes_of_limits(names, references(limits), limits, self.listeners)
         if found:
-            text = "\n".join(f"{checks.where(problem.loc)}: {problem.text}" for problem in found)
+            text = "\n".join(f"{where(problem.loc)}: {problem.text}" for problem in found)
             raise PydanticCustomError(CROSS_FIELD, "{text}", {"text": text})
         return self
 

@@ -6,6 +6,7 @@ values. An editor picks it up from a line in the file::
     # yaml-language-server: $schema=kproxy.schema.json
 """
 
+import re
 from typing import Any
 
 from kproxy.config.model import Config
@@ -25,8 +26,13 @@ def _plain(part: Any) -> Any:  # noqa: ANN401 - JSON is anything
     if isinstance(part, list):
         return [_plain(item) for item in part]
     if not isinstance(part, dict):
-        return part.lower() if isinstance(part, str) and part.startswith("#/$defs/") else part
+        return _as_key(part) if isinstance(part, str) and part.startswith("#/$defs/") else part
     plain = {key: _plain(value) for key, value in part.items() if not (key == "title" and isinstance(value, str))}
     if "$defs" in plain:
-        plain["$defs"] = {name.lower(): definition for name, definition in plain["$defs"].items()}
+        plain["$defs"] = {_as_key(name): definition for name, definition in plain["$defs"].items()}
     return plain
+
+
+def _as_key(name: str) -> str:
+    """Write ``LeakyBucket`` as ``leaky_bucket``, alone or at the end of a reference."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

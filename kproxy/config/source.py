@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from kproxy.config.checks import Loc, Problem
+from kproxy.config.problems import Loc, Problem
 
 _TAG = "tag:yaml.org,2002:"
 _NO_TAG = "a tag ('!') is not supported; leave it out, or put the text in quotes"

@@ -255,7 +255,7 @@ def quoted(value: object) -> str:
     """Write a value of the user's into an error, short and on one line."""
     if value is None:
         return "nothing"
-    if isinstance(value, bool | int | str):
+    if isinstance(value, bool | int | float | str):
         text = str(value).lower() if isinstance(value, bool) else str(value)
         return repr(text if len(text) <= 80 else text[:77] + "...")
     return "a mapping" if isinstance(value, dict) else "a list"
@@ -284,7 +284,7 @@ def _address_schema(*examples: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]{1,5}$", "examples": list(examples)})
 
 
-_AS_TEXT = PlainSerializer(str, return_type=str, when_used="json")
+AS_TEXT = PlainSerializer(str, return_type=str, when_used="json")
 
 Duration = Annotated[
     float,
@@ -301,15 +301,15 @@ Size = Annotated[
         }
     ),
 ]
-Address = Annotated[HostPort, PlainValidator(parse_host_port), _address_schema("kafka1:9092"), _AS_TEXT]
-Bind = Annotated[HostPort, PlainValidator(parse_bind), _address_schema("0.0.0.0:9092", "[::1]:9092"), _AS_TEXT]
+Address = Annotated[HostPort, PlainValidator(parse_host_port), _address_schema("kafka1:9092"), AS_TEXT]
+Bind = Annotated[HostPort, PlainValidator(parse_bind), _address_schema("0.0.0.0:9092", "[::1]:9092"), AS_TEXT]
 Advertise = Annotated[
     HostPort,
     PlainValidator(parse_advertise),
     _address_schema("kafka.example.com:9092", "kafka-{node}.example.com:9092"),
-    _AS_TEXT,
+    AS_TEXT,
 ]
-Password = Annotated[Secret, PlainValidator(parse_secret), WithJsonSchema(_SECRET_SCHEMA), _AS_TEXT]
+Password = Annotated[Secret, PlainValidator(parse_secret), WithJsonSchema(_SECRET_SCHEMA), AS_TEXT]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 NodeId = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+from kproxy.config.limits import KINDS, LeakyBucket, Limit, Match
 from kproxy.config.model import Config, Listener
 from kproxy.config.schema import schema
 
@@ -11,14 +12,30 @@ from kproxy.config.schema import schema
 def test_the_schema_knows_every_key_and_explains_it() -> None:
     """Each key of the model is there with a text; unknown ones are refused; no name of Python's shows."""
     text = json.dumps(schema())
-    assert not re.search(r'"title": "(?!kproxy configuration)|Config|Cluster"|Listener"|HostPort', text)
+    # Kafka has a DescribeCluster and DescribeConfigs, so only whole names tell.
+    names = "Config|Cluster|Listener|Sasl|Limit|LeakyBucket|FixedWindow|Concurrency|Connections|Match|HostPort"
+    assert not re.search(rf'"title": "(?!kproxy configuration)|["/]({names})"', text)
     assert set(schema()["properties"]) == set(Config.model_fields)
     listener = schema()["$defs"]["listener"]
     assert set(listener["properties"]) == set(Listener.model_fields)
     assert listener["required"] == ["bind"]
-    for model in (schema(), *schema()["$defs"].values()):
-        assert model["additionalProperties"] is False
-        assert all(field["description"] for field in model["properties"].values())
+    for name, model in (("limit", Limit), ("leaky_bucket", LeakyBucket), ("match", Match)):
+        assert set(schema()["$defs"][name]["properties"]) == set(model.model_fields)
+    for part in (schema(), *schema()["$defs"].values()):
+        assert part["additionalProperties"] is False
+        assert all(field["description"] for field in part["properties"].values())
+
+
+def test_the_schema_knows_what_belongs_together() -> None:
+    """A limit is of one kind, connections have a bound or a rate, and an API is one of Kafka's that can be limited."""
+    parts = schema()["$defs"]
+    assert [kind["required"] for kind in parts["limit"]["oneOf"]] == [[kind] for kind in KINDS]
+    assert parts["connections"]["anyOf"] == [{"required": ["max"]}, {"required": ["rate"]}]
+    assert parts["connections"]["dependentRequired"] == {"burst": ["rate"]}
+    apis, _null = parts["match"]["properties"]["apis"]["anyOf"]
+    assert "Produce" in apis["items"]["enum"]
+    assert "ApiVersions" not in apis["items"]["enum"]
+    assert apis["minItems"] == 1
 
 
 def test_every_reference_leads_somewhere_and_every_default_is_written_as_a_user_would() -> None:
