@@ -16,6 +16,7 @@ from kproxy.core.addressbook import AddressBook, PortLayout, SingleLayout
 from kproxy.core.causes import Cause
 from kproxy.core.directory import Directory
 from kproxy.core.exchange import FRAME_BYTES_MAX, Front
+from kproxy.core.limits import Limits
 from kproxy.core.tally import Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
@@ -60,9 +61,12 @@ SocketSource = Callable[[str, int | None, int], Awaitable[socket.socket]]
 class Listener:
     """One listener of one cluster. ``open`` it once the link is ready."""
 
-    def __init__(self, settings: ListenerSettings, link: ClusterLink, sockets: SocketSource) -> None:
+    def __init__(
+        self, settings: ListenerSettings, link: ClusterLink, sockets: SocketSource, limits: Limits | None = None
+    ) -> None:
         """Prepare a listener; nothing is open yet."""
         self.settings = settings
+        self._limits = limits
         self.tally = Tally()
         self._link = link
         self._sockets = sockets
@@ -100,6 +104,7 @@ class Listener:
             advertise_for=self._book.advertise_for,
             open_broker=self._open_broker,
             advertised_host=settings.advertised_host,
+            limits=self._limits,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
             tasks=self._tasks,

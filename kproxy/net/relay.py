@@ -19,10 +19,13 @@ import structlog
 
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
+from kproxy.core.limits import Limits
+from kproxy.core.metered import MeteredExchange
 from kproxy.core.rewrite import Advertise
 from kproxy.core.sasl import Login
 from kproxy.core.suppressor import Suppressor
 from kproxy.errors import AuthError, KproxyError, ProtocolError
+from kproxy.net.gate import Gate
 from kproxy.net.link import RENEW_AT, ClusterLink, Opened
 from kproxy.net.sockets import keep_alive
 from kproxy.net.tasks import Tasks
@@ -55,6 +58,8 @@ class Shared:
     """Dial the broker that a connection is for, within the bounds of patience."""
     advertised_host: str | None = None
     """None: whatever local address the client reached."""
+    limits: Limits | None = None
+    """None: there are none."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     tasks: Tasks = field(default_factory=Tasks)
@@ -175,6 +180,7 @@ class ClientSide(asyncio.Protocol):
         "_to_broker",
         "broker",
         "exchange",
+        "gate",
         "gone",
         "node_id",
         "peer",
@@ -192,6 +198,7 @@ class ClientSide(asyncio.Protocol):
         self.node_id = node_id
         self.peer = "?"
         self.broker: BrokerSide | None = None
+        self.gate: Gate | None = None
         self.gone = False
         self.watching = False
         """Something is to happen once the broker owes no answers: ``look_after`` is called after each read."""
@@ -231,10 +238,13 @@ class ClientSide(asyncio.Protocol):
             self.end(Cause.TOO_MANY_CONNECTIONS, maximum=shared.connections_max)
         elif shared.draining:
             self.end(Cause.DRAINED)
+        elif shared.limits is not None:
+            self.gate = Gate(self, shared.limits)
 
     def make_exchange(self, host: str) -> Exchange:
         """Return the machine for this connection, whose client knows us as ``host``."""
-        return Exchange(self.shared.front, self.shared.advertise_for(host))
+        kind = Exchange if self.shared.limits is None else MeteredExchange
+        return kind(self.shared.front, self.shared.advertise_for(host))
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""
@@ -242,7 +252,7 @@ class ClientSide(asyncio.Protocol):
         try:
             out = exchange.from_client(data)
         except ProtocolError as error:
-            self._client_broke_protocol(error, data)
+            self.client_broke_protocol(error, data)
             return
         self._tally.bytes_in += len(data)
         if out:
@@ -252,6 +262,20 @@ class ClientSide(asyncio.Protocol):
             else:
                 self._send_later(out)
         if exchange.replies:
+            self._send_replies()
+        if self._holding:
+            self._held()
+        if exchange.waits and self.gate is not None:
+            self.gate.attend()
+
+    def pass_on(self, out: bytes) -> None:
+        """Do with what the exchange returned, other than for a read, as ``data_received`` does."""
+        if out:
+            if self._to_broker is not None:
+                self._to_broker(out)
+            else:
+                self._send_later(out)
+        if self.exchange.replies:
             self._send_replies()
         if self._holding:
             self._held()
@@ -287,6 +311,8 @@ class ClientSide(asyncio.Protocol):
         if self._linger is not None:
             self._linger.cancel()
         self._forget_buffered()
+        if self.gate is not None:
+            self.gate.leave(by_client=self._cause in {None, Cause.CLIENT_CLOSED})
         self._tally.connections -= 1
         self._tally.closed[self._cause or Cause.CLIENT_CLOSED] += 1
         self.shared.connections.discard(self)
@@ -368,7 +394,8 @@ class ClientSide(asyncio.Protocol):
         self.resume(BROKER_FULL | RENEWING)
         exchange = self.exchange
         still_valid = self.shared.front.offer.covers(exchange.offer)
-        if exchange.idle and still_valid and not exchange.tied and not self._eof and not renewing:
+        sends_more = not self._eof or exchange.waits
+        if exchange.idle and still_valid and not exchange.tied and sends_more and not renewing:
             return
         self.end(Cause.BROKER_CLOSED if still_valid else Cause.OFFER_CHANGED)
 
@@ -385,6 +412,8 @@ class ClientSide(asyncio.Protocol):
             return
         exchange = self.exchange
         if self._eof:
+            if exchange.waits:
+                return
             # Half a request never becomes whole now, so nobody waits for its answer.
             if exchange.outstanding == 0 or not exchange.at_boundary:
                 self.end(Cause.CLIENT_CLOSED)
@@ -392,7 +421,7 @@ class ClientSide(asyncio.Protocol):
             return
         elif self.shared.draining:
             self.end(Cause.DRAINED)
-        elif exchange.idle and not self.shared.front.offer.covers(exchange.offer):
+        elif exchange.idle and not exchange.waits and not self.shared.front.offer.covers(exchange.offer):
             self.end(Cause.OFFER_CHANGED)
 
     def offer_changed(self) -> None:
@@ -403,6 +432,8 @@ class ClientSide(asyncio.Protocol):
 
     def drain(self) -> None:
         """Let what is under way finish, then end; the request that is half here is let through, no other."""
+        if self.gate is not None:
+            self.gate.flush()
         self.exchange.hold()
         self._holding = self.watching = True
         self._held()
@@ -449,7 +480,8 @@ class ClientSide(asyncio.Protocol):
 
     # What goes wrong.
 
-    def _client_broke_protocol(self, error: ProtocolError, data: bytes) -> None:
+    def client_broke_protocol(self, error: ProtocolError, data: bytes) -> None:
+        """The client's bytes, the last of them ``data``, are no requests: end it, and say what they are."""
         cause, text = Cause.of_request(error), str(error)
         garbage = None if self.exchange.begun else describe_garbage(data)
         if garbage is not None:
@@ -518,7 +550,7 @@ class ClientSide(asyncio.Protocol):
         try:
             out = self.exchange.release()
         except ProtocolError as error:
-            self._client_broke_protocol(error, b"")
+            self.client_broke_protocol(error, b"")
             return
         if out:
             self._to_broker(out)
@@ -539,4 +571,5 @@ class ClientSide(asyncio.Protocol):
             self.end(Cause.IDLE)
 
 
-_UNREMARKABLE = frozenset({Cause.CLIENT_CLOSED, Cause.IDLE, Cause.DRAINED, Cause.STOPPED})
+# A limit tells when it begins to hold a key up, and when it ends.
+_UNREMARKABLE = frozenset({Cause.CLIENT_CLOSED, Cause.IDLE, Cause.LIMITED, Cause.DRAINED, Cause.STOPPED})

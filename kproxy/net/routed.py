@@ -14,6 +14,7 @@ import structlog
 
 from kproxy.core.causes import Cause
 from kproxy.core.directory import Directory
+from kproxy.core.metered import MeteredRoutedExchange
 from kproxy.core.routed import FanOut, Lookup, Reach, RoutedExchange, Turn
 from kproxy.errors import AuthError, KproxyError, Malformed, ProtocolError
 from kproxy.net.dial import RETRY_GAP_SECONDS, Dialler
@@ -107,7 +108,8 @@ class RoutedClientSide(ClientSide):
 
     def make_exchange(self, host: str) -> RoutedExchange:
         """Return the machine for this connection."""
-        return RoutedExchange(self.shared.front, self.shared.advertise_for(host), self.routing.directory)
+        kind = RoutedExchange if self.shared.limits is None else MeteredRoutedExchange
+        return kind(self.shared.front, self.shared.advertise_for(host), self.routing.directory)
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""
@@ -115,7 +117,7 @@ class RoutedClientSide(ClientSide):
         try:
             out = exchange.from_client(data)
         except ProtocolError as error:
-            self._client_broke_protocol(error, data)
+            self.client_broke_protocol(error, data)
             return
         self._tally.bytes_in += len(data)
         if out:
@@ -123,6 +125,19 @@ class RoutedClientSide(ClientSide):
         if exchange.replies:
             self._send_replies()
         if exchange.pending is not None:
+            self._advance()
+        if self._holding:
+            self._held()
+        if exchange.waits and self.gate is not None:
+            self.gate.attend()
+
+    def pass_on(self, out: bytes) -> None:
+        """See relay."""
+        if out:
+            self._to_lane(out)
+        if self.exchange.replies:
+            self._send_replies()
+        if self.exchange.pending is not None:
             self._advance()
         if self._holding:
             self._held()
@@ -136,6 +151,8 @@ class RoutedClientSide(ClientSide):
 
     def drain(self) -> None:
         """See relay; what was read goes first, also where that takes a look-up or another lane."""
+        if self.gate is not None:
+            self.gate.flush()
         if self.exchange.pending is None:
             super().drain()
 
@@ -316,7 +333,7 @@ class RoutedClientSide(ClientSide):
         try:
             out = exchange.proceed(give_up=give_up)
         except ProtocolError as error:
-            self._client_broke_protocol(error, b"")
+            self.client_broke_protocol(error, b"")
             return
         if out:
             self._to_lane(out)

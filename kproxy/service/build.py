@@ -1,10 +1,13 @@
-"""From the configuration to the parts of net: links and listeners. Nothing is opened here."""
+"""From the configuration to the parts of core and net: limits, links and listeners. Nothing is opened here."""
 
+from kproxy.config import limits as configured
 from kproxy.config.model import Cluster, Config, Listener
+from kproxy.core import limits as core
 from kproxy.core.addressbook import PortLayout
 from kproxy.core.sasl import Plain
 from kproxy.net.link import ClusterSettings
 from kproxy.net.listeners import ListenerSettings
+from kproxy.wire.apis import APIS
 
 
 def cluster_settings(name: str, cluster: Cluster) -> ClusterSettings:
@@ -49,3 +52,46 @@ def listener_settings(name: str, listener: Listener) -> ListenerSettings:
 def bind_hosts(config: Config) -> dict[str, str]:
     """Return the host that each listener binds to, by its name."""
     return {name: listener.bind.host for name, listener in config.listeners.items()}
+
+
+def limits(config: Config) -> core.Limits | None:
+    """Return the limits at work, with nothing charged yet; None where there are none, so that nobody pays for any."""
+    return core.Limits(map(rule, config.limits)) if config.limits else None
+
+
+def rule(limit: configured.Limit) -> core.Rule:
+    """Return one limit in core's terms."""
+    match = limit.match
+    return core.Rule(
+        name=limit.name,
+        kind=_kind(limit.kind),
+        key=limit.key,
+        listeners=None if match.listeners is None else frozenset(match.listeners),
+        apis=None if match.apis is None else frozenset(_API_KEYS[name] for name in match.apis),
+        principals=match.principals,
+        client_ids=match.client_ids,
+        client_ips=match.client_ips,
+        action=core.Action(limit.on_exceed),
+        max_wait_seconds=limit.max_wait,
+        dry_run=limit.dry_run,
+        reject_produce=limit.reject_produce,
+        keys_max=limit.keys_max,
+    )
+
+
+_API_KEYS = {api.name: int(api.key) for api in APIS.values()}
+
+_Configured = configured.LeakyBucket | configured.FixedWindow | configured.Concurrency | configured.Connections
+
+
+def _kind(kind: _Configured) -> core.LeakyBucket | core.FixedWindow | core.Concurrency | core.Connections:
+    match kind:
+        case configured.LeakyBucket():
+            return core.LeakyBucket(kind.rate, kind.burst, kind.nodelay, core.Unit(kind.unit))
+        case configured.FixedWindow():
+            return core.FixedWindow(kind.count, kind.window, core.Unit(kind.unit))
+        case configured.Concurrency():
+            return core.Concurrency(kind.max, kind.waiting, kind.count_long_polls)
+        case configured.Connections():
+            rate = kind.rate or 0.0
+            return core.Connections(kind.max or 0, rate, rate if kind.burst is None else kind.burst)

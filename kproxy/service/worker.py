@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from kproxy.config.model import Config
+from kproxy.core.limits import Limits
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError
 from kproxy.net.link import ClusterLink
@@ -30,6 +31,10 @@ _log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 5.0
 """How long the first offer waits for brokers that are in the cluster's Metadata but do not answer."""
+
+
+NEWS_SECONDS = 1.0
+"""How soon the log tells that a limit has begun to hold somebody up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Worker:
         self._sockets: dict[int, asyncio.Future[socket.socket]] = {}
         self._links: dict[str, ClusterLink] = {}
         self._listeners: dict[str, Listener] = {}
+        self._limits = build.limits(config)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -67,7 +73,9 @@ class Worker:
             self._links[name].start()
         for name, listener in self._config.listeners.items():
             link = self._links[listener.cluster]
-            self._listeners[name] = Listener(build.listener_settings(name, listener), link, self._socket)
+            self._listeners[name] = Listener(build.listener_settings(name, listener), link, self._socket, self._limits)
+        if self._limits is not None:
+            self._tasks.spawn("limits", self._tell_of_limits(self._limits))
         start = self._tasks.spawn("start", self._start())
         await self._drain.wait()
         start.cancel()
@@ -94,6 +102,18 @@ class Worker:
             return
         self._channel.send({"ready": [[name, listener.address] for name, listener in self._listeners.items()]})
 
+    async def _tell_of_limits(self, limits: Limits) -> None:
+        """Log when a key begins to be held up by a limit, and when that is over."""
+        while True:
+            await asyncio.sleep(NEWS_SECONDS)
+            for news in limits.news(asyncio.get_running_loop().time()):
+                rule = news.limit.rule
+                more: dict[str, object] = {"dry_run": True} if rule.dry_run else {}
+                if not news.begins:
+                    more["seconds"] = round(news.seconds, 3)
+                text = "limit holds a client up" if news.begins else "limit no longer holds a client up"
+                _log.info(text, limit=rule.name, key=news.key, **more)
+
     def _changed(self, cluster: str, change: Change) -> None:
         for name, listener in self._listeners.items():
             if self._config.listeners[name].cluster == cluster:
@@ -110,10 +130,11 @@ class Worker:
         return await future
 
     def _tally(self) -> dict[str, Any]:
+        limits = {} if self._limits is None else {"limits": self._limits.snapshot()}
         return {
             "cpu_seconds": time.process_time(),
             "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
-        }
+        } | limits
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
         if "socket" in message:

@@ -14,7 +14,7 @@ What needs the program itself (signals, memory, its standard output) uses ProxyP
 import asyncio
 import functools
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Self
 
@@ -54,11 +54,13 @@ class Gateway:
         login: User name and password for the brokers.
         addressing: As in the configuration.
         cluster, listener: More of the configuration, e.g. {"idle_timeout": "1s"}.
+        limits: The configuration's.
 
     Attributes:
         tally: The listener's counters.
         events: Its log lines so far, as mappings; "event" is the text.
         link: Its link to the cluster.
+        limits: The limits at work; none: None.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Gateway:
         addressing: str = "ports",
         cluster: Mapping[str, object] | None = None,
         listener: Mapping[str, object] | None = None,
+        limits: Sequence[Mapping[str, object]] = (),
     ) -> None:
         self.port = free_port_block(7)
         self._addressing = addressing
@@ -78,8 +81,10 @@ class Gateway:
             {
                 "clusters": {"main": {"bootstrap": bootstrap.split(","), **sasl, **(cluster or {})}},
                 "listeners": {"public": {"bind": self.address, "addressing": addressing, **(listener or {})}},
+                "limits": limits,
             }
         )
+        self.limits = build.limits(config)
         self.events: list[Any] = []
         self._config = config
         self._capture = structlog.testing.capture_logs()
@@ -132,7 +137,7 @@ class Gateway:
         try:
             self.link = ClusterLink(build.cluster_settings("main", self._config.clusters["main"]), self._changed)
             settings = build.listener_settings("public", self._config.listeners["public"])
-            self._listener = Listener(settings, self.link, self._socket)
+            self._listener = Listener(settings, self.link, self._socket, self.limits)
             self.link.start()
             async with asyncio.timeout(10):
                 await self.link.ready.wait()
