@@ -9,6 +9,8 @@ from clients.records import Record
 
 FLUSH_SECONDS = 60
 RECORD_BYTES_MAX = 8 * 1024 * 1024
+BATCH_BYTES = 64 * 1024
+"""Requests of a usual size, so that a rate can be seen in a few seconds; librdkafka's default is a megabyte."""
 
 
 class ConfluentProducer(Producer):
@@ -20,6 +22,7 @@ class ConfluentProducer(Producer):
             "enable.idempotence": True,
             "compression.type": compression,
             "message.max.bytes": RECORD_BYTES_MAX,
+            "batch.size": BATCH_BYTES,
             "linger.ms": 5,
             "log_level": 0,
         }

@@ -1,0 +1,132 @@
+"""How fast clients are that come under limits, and whether a group of theirs holds together."""
+
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from clients.confluent import Confluent
+from clients.fixtures import LOGIN, PARTITIONS
+from clients.library import Library, consume, produce
+from clients.limited import RunProxy, requests, run_limited, tally
+from clients.records import Record, assert_exact, ends, make_records, new_name
+from kproxy.testing.kafka import KafkaCluster
+from kproxy.testing.proxy import ProxyProcess
+from kproxy.testing.waiting import wait_until
+
+MIB = 1024 * 1024
+RATE = 2 * MIB
+RECORD_BYTES = 4096
+BATCH_GAP_SECONDS = 0.004
+
+
+def make_topic(cluster: KafkaCluster) -> str:
+    """Make a topic, past the proxy."""
+    name = new_name()
+    admin = AdminClient({"bootstrap.servers": cluster.plain_bootstrap, "log_level": 0})
+    admin.create_topics([NewTopic(name, PARTITIONS, 3)])[name].result(20)
+    return name
+
+
+def produce_rate(library: Library, proxy: ProxyProcess, topic: str, seconds: float) -> float:
+    """Send what RATE lets through in so many seconds; return how many bytes a second passed, as the proxy counts them.
+
+    Fails unless every record arrived once.
+    """
+    records = make_records(int(seconds * RATE / RECORD_BYTES), PARTITIONS, RECORD_BYTES)
+    times: list[float] = []
+    failed: list[Exception] = []
+
+    def acked(_: Record, error: Exception | None) -> None:
+        times.append(time.monotonic())
+        if error is not None:
+            failed.append(error)
+
+    with library.producer(proxy.address) as producer:
+        for record in (*records, *ends(PARTITIONS)):
+            producer.send(topic, record, acked)
+        producer.flush()
+        wait_until(lambda: len(times) == len(records) + PARTITIONS, 10, "all acknowledgements")
+    assert not failed
+    per_record = wire_bytes(proxy, "bytes_in") / len(times)
+    assert_exact(records, consume(library, proxy.address, topic, PARTITIONS))
+    return steady_rate(times) * per_record
+
+
+def wire_bytes(proxy: ProxyProcess, which: str) -> int:
+    """Return a proxy's bytes_in or bytes_out: a few percent more than there is in records."""
+    return sum(int(listener[which]) for listener in tally(proxy)["listeners"].values())
+
+
+def steady_rate(times: list[float]) -> float:
+    """Return records a second, of such as came at these times, in batches, without the first second.
+
+    The pause behind a batch is for that one: so it is measured from the beginning of a batch to that of the last.
+    """
+    begins = [at for at in range(1, len(times)) if times[at] - times[at - 1] > BATCH_GAP_SECONDS]
+    first, last = next(at for at in begins if times[at] > times[0] + 1), begins[-1]
+    return (last - first) / (times[last] - times[first])
+
+
+def consume_rate(cluster: KafkaCluster, proxy: ProxyProcess, seconds: float) -> float:
+    """Read what RATE lets through in so many seconds, 256 KiB a Fetch; return how many bytes a second passed."""
+    topic = make_topic(cluster)
+    records = make_records(int(seconds * RATE / RECORD_BYTES), 1, RECORD_BYTES)
+    produce(Confluent(), cluster.plain_bootstrap, topic, records)
+    consumer = ck.Consumer(
+        {
+            "bootstrap.servers": proxy.address,
+            "group.id": "none",
+            "fetch.max.bytes": 256 * 1024,
+            "fetch.message.max.bytes": 256 * 1024,
+            "message.max.bytes": 256 * 1024,
+            "log_level": 0,
+        }
+    )
+    consumer.assign([ck.TopicPartition(topic, 0, 0)])
+    times: list[float] = []
+    deadline = time.monotonic() + 3 * seconds + 20
+    while len(times) < len(records) and time.monotonic() < deadline:
+        for message in consumer.consume(500, 0.01):
+            assert message.error() is None, message.error()
+            times.append(time.monotonic())
+    consumer.close()
+    assert len(times) == len(records)
+    return steady_rate(times) * wire_bytes(proxy, "bytes_out") / len(times)
+
+
+def group_rebalances(
+    run_proxy: RunProxy, folder: Path, cluster: KafkaCluster, library: Library, seconds: float
+) -> tuple[int, int]:
+    """Throttle a group of three hard for so many seconds.
+
+    Returns how many members joined anew, and how many records they read meanwhile.
+    """
+    limits = [
+        {"name": "requests", "leaky_bucket": {"rate": 1}, "key": ["client_ip"]},
+        {"name": "bytes", "leaky_bucket": {"rate": "20KiB", "unit": "bytes_out"}, "key": ["client_ip"]},
+    ]
+    proxy = run_limited(run_proxy, folder, cluster.sasl_bootstrap, *limits, login=LOGIN)
+    topic, group = make_topic(cluster), new_name("group")
+    stopping = threading.Event()
+
+    def feed() -> None:
+        number = 0
+        while not stopping.wait(0.5):
+            produce(library, cluster.plain_bootstrap, topic, make_records(50, PARTITIONS, 1000, first=number))
+            number += 50
+
+    feeder = threading.Thread(target=feed, name="feeder", daemon=True)
+    with ExitStack() as stack:
+        members = [stack.enter_context(library.member(proxy.address, topic, PARTITIONS, group=group)) for _ in range(3)]
+        wait_until(lambda: all(one.assignment for one in members), 90, "every member to have partitions")
+        feeder.start()
+        before, read = requests(proxy, "JoinGroup"), sum(len(one.records) for one in members)
+        time.sleep(seconds)
+        joins, more = requests(proxy, "JoinGroup") - before, sum(len(one.records) for one in members) - read
+        stopping.set()
+        feeder.join(60)
+    return joins, more

@@ -1,0 +1,122 @@
+"""Limits that speak Kafka, with real clients and a real Kafka: rates are held, nothing fails, groups hold together.
+
+What takes long, or needs every library, is in tests/matrix/test_limits_matrix.py.
+"""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from clients import each_addressing
+from clients.confluent import Confluent
+from clients.fixtures import LOGIN, PARTITIONS
+from clients.limited import RunProxy, events, limit_tally, run_limited
+from clients.limitedtraffic import MIB, RATE, consume_rate, group_rebalances, make_topic, produce_rate
+from clients.records import assert_exact, make_records
+from confluent_kafka import Producer
+
+from kproxy.testing.java import Tool
+from kproxy.testing.kafka import KafkaCluster
+
+SECONDS = 5
+
+
+@each_addressing
+def test_bytes_in(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str) -> None:
+    """A producer held at 2 MiB a second is that fast, within 5 %, and every record arrives once."""
+    limit = {"name": "in", "leaky_bucket": {"rate": RATE, "unit": "bytes_in"}, "key": ["client_ip"]}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
+    rate = produce_rate(Confluent(), proxy, make_topic(kafka_cluster), SECONDS)
+    assert rate == pytest.approx(RATE, rel=0.05)
+    assert limit_tally(proxy, "in")["throttled"] > 0
+    assert [event["key"] for event in events(proxy, "limit holds a client up")] == ["127.0.0.1"]
+
+
+def test_bytes_out(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path) -> None:
+    """A consumer held at 2 MiB a second is that fast, within 5 %, and reads every record."""
+    limit = {"name": "out", "leaky_bucket": {"rate": RATE, "unit": "bytes_out"}, "match": {"apis": ["Fetch"]}}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, login=LOGIN)
+    assert consume_rate(kafka_cluster, proxy, SECONDS) == pytest.approx(RATE, rel=0.05)
+
+
+def test_requests(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path) -> None:
+    """One request after the other, 20 a second pass, within 5 %."""
+    limit = {"name": "calm", "leaky_bucket": {"rate": 20}, "match": {"apis": ["Produce"]}, "on_exceed": "delay"}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, login=LOGIN)
+    topic = make_topic(kafka_cluster)
+    producer = Producer({"bootstrap.servers": proxy.address, "linger.ms": 0, "log_level": 0})
+    producer.produce(topic, b"first", partition=0)
+    assert producer.flush(20) == 0
+    began = time.monotonic()
+    for number in range(100):
+        producer.produce(topic, b"%d" % number, partition=0)
+        assert producer.flush(20) == 0
+    assert time.monotonic() - began == pytest.approx(100 / 20, rel=0.05)
+    producer.close()
+
+
+def test_java_clients_understand(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path) -> None:
+    """Kafka's own clients slow down by themselves: their metrics tell how long they were asked to wait."""
+    limits = [
+        {"name": unit, "leaky_bucket": {"rate": RATE, "unit": unit}, "match": {"apis": [api]}}
+        for unit, api in (("bytes_in", "Produce"), ("bytes_out", "Fetch"))
+    ]
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, *limits, login=LOGIN)
+    topic, count = make_topic(kafka_cluster), SECONDS * RATE // 1024
+    tools, target = kafka_cluster.tools, ("--bootstrap-server", proxy.address, "--topic", topic)
+    sizes = ("--num-records", str(count), "--record-size", "1024", "--throughput", "-1", "--print-metrics")
+    printed = tools.check(Tool.PRODUCER_PERFORMANCE, *target, *sizes)
+    assert f"{count} records sent" in printed
+    (rate,) = re.findall(rf"{count} records sent, [\d.]+ records/sec \(([\d.]+) MB/sec\)", printed)
+    assert 0.8 < float(rate) * MIB / RATE < 1.05  # its start counts, too, which takes up to a second
+    assert _metric(printed, "producer-metrics:produce-throttle-time-max") > 5
+    reading = ("--num-records", str(count), "--timeout", "60000", "--fetch-size", "262144", "--print-metrics")
+    printed = tools.check(Tool.CONSUMER_PERFORMANCE, *target, *reading)
+    assert _metric(printed, "consumer-fetch-manager-metrics:fetch-throttle-time-max") > 5
+
+
+def _metric(printed: str, name: str) -> float:
+    values = re.findall(rf"^{name}:\{{.*\}}\s*:\s*([\d.]+)", printed, re.MULTILINE)
+    assert values, f"no {name} in what was printed"
+    return max(map(float, values))
+
+
+@pytest.mark.parametrize("on_exceed", ["delay", "throttle", "close"])
+def test_a_window_of_two(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, on_exceed: str) -> None:
+    """Two Produce requests pass in a window, a third waits for the next one, or its connection ends; none is lost."""
+    window = {"name": "two", "fixed_window": {"count": 2, "window": "3s"}, "match": {"apis": ["Produce"]}}
+    proxy = run_limited(
+        run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, window | {"on_exceed": on_exceed}, login=LOGIN
+    )
+    topic, records = make_topic(kafka_cluster), make_records(5, 1)
+    producer = Producer({"bootstrap.servers": proxy.address, "linger.ms": 0, "log_level": 0})
+    acked: list[float] = []
+    began = 0.0
+    for record in records:
+        producer.produce(topic, record.value, record.key, 0, on_delivery=lambda *_: acked.append(time.monotonic()))
+        assert producer.flush(30) == 0
+        began = began or acked[0]
+    producer.close()
+    waited = [round(later - began) for later in acked]
+    if on_exceed == "delay":
+        assert waited == [0, 0, 3, 3, 6]
+    elif on_exceed == "throttle":  # the third is served, and told to wait
+        assert waited == [0, 0, 0, 3, 3]
+    else:  # librdkafka comes back again and again, at its own pace
+        assert waited[:2] == [0, 0]
+        assert waited[2] >= 3
+        assert waited[4] >= 6
+    read = Confluent().member(kafka_cluster.plain_bootstrap, topic, PARTITIONS)
+    with read:
+        read.wait(lambda: len(read.records) >= len(records), "all records")
+    assert_exact(records, read.records)
+    closed = limit_tally(proxy, "two")["closed"]
+    assert closed >= 2 if on_exceed == "close" else closed == 0
+
+
+def test_a_throttled_group_does_not_rebalance(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path) -> None:
+    """Three members that are throttled hard for 15 s read on, slowly, and nobody joins anew."""
+    rebalances, read = group_rebalances(run_proxy, tmp_path, kafka_cluster, Confluent(), seconds=15)
+    assert rebalances == 0
+    assert read > 0

@@ -1,0 +1,122 @@
+"""Limits with every client library, for as long as it takes to be sure, and what one client's excess costs another.
+
+The rows of benchmarks/RESULTS.md are printed (pytest -rP).
+"""
+
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from clients import each_addressing
+from clients.aio import Aio
+from clients.confluent import Confluent
+from clients.fixtures import LOGIN
+from clients.kafkapython import KafkaPython
+from clients.library import Library
+from clients.limited import RunProxy, run_limited
+from clients.limitedtraffic import RATE, consume_rate, group_rebalances, make_topic, produce_rate
+from confluent_kafka import Producer
+
+from kproxy.testing.kafka import KafkaCluster
+
+LIBRARIES: tuple[Library, ...] = (Confluent(), Aio(), KafkaPython())
+each_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda one: one.name)
+
+SECONDS = 20
+GROUP_SECONDS = 60
+LATENCIES = 600
+
+
+@each_addressing
+@each_library
+@pytest.mark.timeout(300)
+def test_bytes_in(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, library: Library, addressing: str
+) -> None:
+    """A producer held at 2 MiB a second is that fast, within 5 % over 20 s, and every record arrives once."""
+    limit = {"name": "in", "leaky_bucket": {"rate": RATE, "unit": "bytes_in"}, "key": ["client_ip"]}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
+    rate = produce_rate(library, proxy, make_topic(kafka_cluster), SECONDS)
+    print(f"| {library.name} | {addressing} | bytes_in | {rate / RATE:.3f} |")  # noqa: T201
+    assert rate == pytest.approx(RATE, rel=0.05)
+
+
+@each_addressing
+@pytest.mark.timeout(300)
+def test_bytes_out(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str) -> None:
+    """A consumer held at 2 MiB a second is that fast, within 5 % over 20 s, and reads every record."""
+    limit = {"name": "out", "leaky_bucket": {"rate": RATE, "unit": "bytes_out"}, "key": ["client_ip"]}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
+    rate = consume_rate(kafka_cluster, proxy, SECONDS)
+    print(f"| confluent-kafka | {addressing} | bytes_out | {rate / RATE:.3f} |")  # noqa: T201
+    assert rate == pytest.approx(RATE, rel=0.05)
+
+
+@each_library
+@pytest.mark.timeout(300)
+def test_a_group_does_not_rebalance(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, library: Library
+) -> None:
+    """Three members that are throttled hard for 60 s read on, slowly, and nobody joins anew."""
+    rebalances, read = group_rebalances(run_proxy, tmp_path, kafka_cluster, library, GROUP_SECONDS)
+    print(f"| {library.name} | a group of three for 60 s | {rebalances} rebalances | {read} records read |")  # noqa: T201
+    assert rebalances == 0
+    assert read > 0
+
+
+@each_addressing
+@pytest.mark.timeout(300)
+def test_a_polite_client_keeps_its_latency(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str
+) -> None:
+    """While one client tries ten times what it may, another's p99 is at most 1.5 times what it is alone.
+
+    Alone, beside the greedy one, and alone again; the quieter of the two counts, as the machine has moods.
+    """
+    limit = {"name": "fair", "leaky_bucket": {"rate": 50, "burst": 10}, "key": ["client_id"]}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
+    topic = make_topic(kafka_cluster)
+    before = _latencies(proxy.address, topic)
+    stopping = threading.Event()
+    greedy = threading.Thread(target=_hammer, args=(proxy.address, topic, stopping), name="greedy", daemon=True)
+    greedy.start()
+    amid = _latencies(proxy.address, topic)
+    stopping.set()
+    greedy.join(30)
+    after = _latencies(proxy.address, topic)
+    p99 = [statistics.quantiles(found, n=100)[98] * 1000 for found in (before, amid, after)]
+    alone = max(p99[0], p99[2])
+    print(f"| {addressing} | p99 alone {p99[0]:.1f} and {p99[2]:.1f} ms | beside the greedy one {p99[1]:.1f} ms |")  # noqa: T201
+    assert p99[1] <= 1.5 * alone
+
+
+def _latencies(address: str, topic: str) -> list[float]:
+    """Send one record after the other, 40 a second; return how long each took to be acknowledged."""
+    settings = {"bootstrap.servers": address, "client.id": "polite", "linger.ms": 0, "log_level": 0}
+    producer = Producer(settings)
+    found = []
+    for number in range(LATENCIES + 20):
+        began = time.monotonic()
+        producer.produce(topic, b"%d" % number, partition=0)
+        assert producer.flush(30) == 0
+        found.append(time.monotonic() - began)
+        time.sleep(max(0.025 - found[-1], 0))
+    producer.close()
+    return found[20:]
+
+
+def _hammer(address: str, topic: str, stopping: threading.Event) -> None:
+    """Send 500 requests a second of one record each, as far as they get."""
+    settings = {"bootstrap.servers": address, "client.id": "greedy", "linger.ms": 0, "log_level": 0}
+    producer = Producer(settings | {"batch.num.messages": 1, "queue.buffering.max.messages": 1000})
+    while not stopping.is_set():
+        try:
+            producer.produce(topic, b"more", partition=1)
+        except BufferError:
+            producer.poll(0.01)
+        producer.poll(0)
+        time.sleep(0.002)
+    producer.purge()
+    producer.flush(5)
