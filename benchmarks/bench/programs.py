@@ -8,6 +8,7 @@ logs into the run's folder, and end with the ``with`` block, however it is left:
         proxy.pid       # the supervisor; the worker is its child
 """
 
+import json
 import re
 import shutil
 import socket
@@ -133,21 +134,32 @@ class HAProxyTarget(Target):
 class KproxyTarget(Target):
     """kproxy in one of its addressing modes, with SASL/PLAIN towards the broker."""
 
-    def __init__(self, folder: Path, upstream: str, addressing: str, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upstream: str,
+        addressing: str,
+        command: Sequence[str] | None = None,
+        *,
+        limited: bool = False,
+    ) -> None:
         # Node N's port is the bootstrap port + 1 + N; the load goes there as a client's would.
         bind = free_port_block(2 + NODE_ID)
         self.bootstrap_port = bind
-        log, password = folder / f"kproxy-{addressing}.log", folder / "password"
+        name = f"kproxy-{addressing}{LIMITED if limited else ''}"
+        log, password, limits = folder / f"{name}.log", folder / "password", folder / "limits.yaml"
         password.write_text("gateway-secret\n", encoding="ascii")
+        limits.write_text(json.dumps({"limits": LIMITS}), encoding="ascii")
         child = _spawn(
             log,
             [
                 *(command or kproxy_command()),
                 *("run", "--listen", f"127.0.0.1:{bind}", "--bootstrap", upstream, "--addressing", addressing),
                 *("--username", "gateway", "--password-file", str(password)),
+                *(("--config", str(limits)) if limited else ()),
             ],
         )
-        super().__init__(f"kproxy-{addressing}", bind + 1 + NODE_ID if addressing == "ports" else bind, child, log)
+        super().__init__(name, bind + 1 + NODE_ID if addressing == "ports" else bind, child, log)
 
 
 def haproxy_program() -> str | None:
@@ -177,7 +189,20 @@ def kproxy_command() -> list[str]:
     return [program]
 
 
+LIMITED = "-limited"
+"""Behind a kproxy's name: with three limits."""
+
 NAMES = ("direct", "haproxy", "kproxy-ports", "kproxy-single")
+"""What is measured unless something else is asked for."""
+
+LIMITED_NAMES = ("kproxy-ports", f"kproxy-ports{LIMITED}", "kproxy-single", f"kproxy-single{LIMITED}")
+
+LIMITS = [
+    {"name": "bucket", "leaky_bucket": {"rate": 1e9, "burst": 1e9, "nodelay": True}, "key": ["client_ip"]},
+    {"name": "window", "fixed_window": {"count": 2_000_000_000, "window": "1h"}, "key": ["client_id"]},
+    {"name": "slots", "concurrency": {"max": 1_000_000, "count_long_polls": True}},
+]
+"""Three limits that count every request and hold none up."""
 
 
 @contextmanager
@@ -194,9 +219,8 @@ def targets(folder: Path, names: Sequence[str], kproxy: Sequence[str] | None = N
             if name == "direct":
                 started.append(broker)
             elif name != "haproxy":
-                started.append(
-                    stack.enter_context(KproxyTarget(folder, upstream, name.removeprefix("kproxy-"), kproxy))
-                )
+                addressing, limited = name.removeprefix("kproxy-").removesuffix(LIMITED), name.endswith(LIMITED)
+                started.append(stack.enter_context(KproxyTarget(folder, upstream, addressing, kproxy, limited=limited)))
             elif haproxy_program():
                 started.append(stack.enter_context(HAProxyTarget(folder, upstream)))
             else:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from bench.load import Load, Run, measure
-from bench.programs import Target
+from bench.programs import LIMITED, Target
 from bench.report import spread, table
 
 REFERENCE = "haproxy"
@@ -23,6 +23,7 @@ class Shape:
     """One shape of load; ``count`` takes HAProxy about a second or two on a slow machine.
 
     ``limits`` are what kproxy promises in each addressing mode: CPU per request, as a multiple of HAProxy's.
+    ``limited`` is the same for a kproxy with three limits, as a multiple of one without.
     """
 
     connections: int
@@ -30,6 +31,7 @@ class Shape:
     request_bytes: int
     count: int
     limits: dict[str, float]
+    limited: float
 
     @property
     def name(self) -> str:
@@ -38,12 +40,12 @@ class Shape:
 
 
 SHAPES = [
-    Shape(1, 1, 200, 20_000, {"kproxy-ports": 1.2, "kproxy-single": 1.2}),
-    Shape(1, 16, 200, 200_000, {"kproxy-ports": 1.4, "kproxy-single": 2.0}),
-    Shape(16, 1, 200, 80_000, {"kproxy-ports": 1.2, "kproxy-single": 1.2}),
-    Shape(32, 8, 1_000, 500_000, {"kproxy-ports": 1.4, "kproxy-single": 2.0}),
-    Shape(4, 4, 16_384, 60_000, {"kproxy-ports": 0.7, "kproxy-single": 2.0}),
-    Shape(4, 4, 262_144, 8_000, {"kproxy-ports": 0.7, "kproxy-single": 2.0}),
+    Shape(1, 1, 200, 20_000, {"kproxy-ports": 1.2, "kproxy-single": 1.2}, 1.1),
+    Shape(1, 16, 200, 200_000, {"kproxy-ports": 1.4, "kproxy-single": 2.0}, 1.3),
+    Shape(16, 1, 200, 80_000, {"kproxy-ports": 1.2, "kproxy-single": 1.2}, 1.1),
+    Shape(32, 8, 1_000, 500_000, {"kproxy-ports": 1.4, "kproxy-single": 2.0}, 1.3),
+    Shape(4, 4, 16_384, 60_000, {"kproxy-ports": 0.7, "kproxy-single": 2.0}, 1.1),
+    Shape(4, 4, 262_144, 8_000, {"kproxy-ports": 0.7, "kproxy-single": 2.0}, 1.1),
 ]
 
 
@@ -83,8 +85,19 @@ def run_shapes(
     return rows
 
 
+def reference_of(name: str) -> str:
+    """Return what a target is compared with: HAProxy, or one with limits with the same without."""
+    return name.removesuffix(LIMITED) if name.endswith(LIMITED) else REFERENCE
+
+
+def promise(shape: Shape, name: str) -> float | None:
+    """Return what is promised of a target, as a multiple of its reference."""
+    return shape.limited if name.endswith(LIMITED) else shape.limits.get(name)
+
+
 def ratios(rows: Sequence[Row], name: str, kind: str, shape: Shape) -> list[float]:
-    """Return the CPU of ``name`` relative to HAProxy's, one figure per repetition; none where HAProxy is missing."""
+    """Return the CPU of ``name`` relative to its reference's, one per repetition; none where that is missing."""
+    against = reference_of(name)
     cpu = {
         (row.run.target, row.repetition): row.run.cpu_us
         for row in rows
@@ -93,7 +106,7 @@ def ratios(rows: Sequence[Row], name: str, kind: str, shape: Shape) -> list[floa
     return [
         used / reference
         for (target, repetition), used in sorted(cpu.items())
-        if target == name and (reference := cpu.get((REFERENCE, repetition)))
+        if target == name and (reference := cpu.get((against, repetition)))
     ]
 
 
@@ -102,10 +115,11 @@ def misses(rows: Sequence[Row]) -> Iterator[str]:
     for kind in dict.fromkeys(row.kind for row in rows):
         for shape in dict.fromkeys(row.shape.name for row in rows):
             whole = next(row.shape for row in rows if row.shape.name == shape)
-            for name, limit in whole.limits.items():
-                found = ratios(rows, name, kind, whole)
-                if found and median(found) > limit:
-                    yield f"{kind} {shape}: {name} takes {median(found):.2f} times HAProxy's CPU, limit {limit:g}"
+            for name in _names(rows):
+                found, limit = ratios(rows, name, kind, whole), promise(whole, name)
+                if found and limit is not None and median(found) > limit:
+                    against = reference_of(name)
+                    yield f"{kind} {shape}: {name} takes {median(found):.2f} times {against}'s CPU, limit {limit:g}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -113,10 +127,13 @@ def markdown(rows: Sequence[Row]) -> str:
     parts = []
     for kind in dict.fromkeys(row.kind for row in rows):
         mine = [row for row in rows if row.kind == kind]
-        parts.append(_ratio_table(mine, kind))
+        names = _names(mine)
+        plain, limited = ([name for name in names if name.endswith(LIMITED) is which] for which in (False, True))
+        parts.append(_ratio_table(mine, kind, "HAProxy", [name for name in plain if name != REFERENCE]))
+        parts.append(_ratio_table(mine, kind, "the same without limits", limited))
         for title, figure, digits in _FIGURES:
             parts.append(_figure_table(mine, f"{kind}: {title}", figure, digits))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 _FIGURES: list[tuple[str, Callable[[Run], float | None], int]] = [
@@ -153,13 +170,15 @@ def _figure_table(rows: Sequence[Row], title: str, figure: Callable[[Run], float
     return table(title, ["proxy", *(shape.name for shape in shapes)], lines)
 
 
-def _ratio_table(rows: Sequence[Row], kind: str) -> str:
+def _ratio_table(rows: Sequence[Row], kind: str, reference: str, names: Sequence[str]) -> str:
     shapes = _columns(rows)
     lines = []
-    for name in _names(rows):
+    for name in names:
         cells = [ratios(rows, name, kind, shape) for shape in shapes]
-        if name != REFERENCE and any(cells):
-            limits = [shape.limits.get(name) for shape in shapes]
+        if any(cells):
+            limits = [promise(shape, name) for shape in shapes]
             lines.append([name, *(spread(values, 2) for values in cells)])
             lines.append([f"{name}, limit", *("-" if limit is None else f"{limit:g}" for limit in limits)])
-    return table(f"{kind}: proxy CPU relative to HAProxy", ["proxy", *(shape.name for shape in shapes)], lines)
+    if not lines:
+        return ""
+    return table(f"{kind}: proxy CPU relative to {reference}", ["proxy", *(shape.name for shape in shapes)], lines)
