@@ -1,7 +1,8 @@
 """``kproxy demo``: a cluster, the proxy before it and clients at work, to look at in seconds.
 
 Nothing here is staged: the cluster is librdkafka's mock with three brokers, the proxy is ``kproxy run`` in a process
-of its own, the clients are ordinary ones that know the proxy's address only, and each figure was measured::
+of its own (in the second act another one with a limit), the clients are ordinary ones that know the proxy's address
+only, and each figure was measured::
 
     $ kproxy demo --once
     ...
@@ -22,9 +23,9 @@ NEEDED = {"confluent-kafka": "confluent_kafka", "rich": "rich"}
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End after the summary instead of serving until Ctrl-C.")
+@click.option("--once", is_flag=True, help="End after both acts instead of serving until Ctrl-C.")
 def demo(once: bool) -> int:
-    """Show kproxy at work: three Kafka brokers, kproxy before them, 10,000 records through it."""
+    """Show kproxy at work: three Kafka brokers, 10,000 records through it, and a greedy client held by a limit."""
     missing = [name for name, module in NEEDED.items() if find_spec(module) is None]
     if missing:
         raise KproxyError(f"the demo needs {' and '.join(missing)}: pip install 'kproxy[demo]'")

@@ -1,5 +1,7 @@
 """What ``kproxy demo`` shows, in order: the proxy starts, records go through it, what became of them, and it serves on.
 
+Before it does there is a second act, on limits, which is in ``limitsact``.
+
 Only for the demo: it imports what the extra "demo" brings. Ctrl-C sets a flag, which every loop here looks at; so it
 can come at any time, and leaves nothing behind.
 """
@@ -22,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from kproxy.cli import limitsact
 from kproxy.errors import KproxyError
 from kproxy.testing.embedded import EmbeddedCluster
 from kproxy.testing.ports import free_port_block
@@ -42,7 +45,7 @@ POLL_SECONDS = 0.05
 
 
 def perform(*, once: bool) -> int:
-    """Run the demo; return the exit code. Raises KproxyError, or click.Abort when told to stop before the summary."""
+    """Run the demo; return the exit code. Raises KproxyError, or click.Abort when told to stop before it serves."""
     stop = Stop()
     console = Console(highlight=False)
     console.print("A Kafka cluster of three brokers in this process, and kproxy before it:", style="dim")
@@ -55,18 +58,23 @@ def perform(*, once: bool) -> int:
             before = proxy.tally()
             seen = Traffic(proxy.address, stop).run(console)
             Summary(seen, cluster.brokers, proxy.address, before, proxy.tally()).print(console)
+            limited = Proxy(cluster.bootstrap, stop, limitsact.LIMITS)
+            stack.push(limited.end)
+            limitsact.perform(console, proxy, limited, stop)
             if not once:
-                _serve(console, proxy, stop)
+                _serve(console, proxy, limited, stop)
     except KafkaException as error:
         raise KproxyError(f"a client of the demo failed: {error}") from error
     return 0
 
 
-def _serve(console: Console, proxy: "Proxy", stop: "Stop") -> None:
+def _serve(console: Console, proxy: "Proxy", limited: "Proxy", stop: "Stop") -> None:
     console.print(f"\nServing until Ctrl-C. Any Kafka client can use [bold]{proxy.address}[/], for instance:")
     console.print(f"  kcat -b {proxy.address} -L\n  kafka-topics.sh --bootstrap-server {proxy.address} --list")
+    console.print(f"With the limit: [bold]{limited.address}[/]")
     while not stop.asked:
         proxy.check()
+        limited.check()
         time.sleep(POLL_SECONDS)
     console.print("\nstopped")
 
@@ -98,15 +106,19 @@ class Stop:
 
 
 class Proxy:
-    """``kproxy run`` as a process of its own, which ends with this one however that ends."""
+    """``kproxy run`` as a process of its own, which ends with this one however that ends. ``limits``: as YAML."""
 
-    def __init__(self, bootstrap: str, stop: Stop) -> None:
+    def __init__(self, bootstrap: str, stop: Stop, limits: str = "") -> None:
         self._stop = stop
         # The port to listen on, and one for each node id from 0 to 3: the cluster's begin at 1.
         self.address = f"127.0.0.1:{free_port_block(BROKERS + 2)}"
         self.command = ["kproxy", "run", "--listen", self.address, "--bootstrap", bootstrap]
         self._folder = tempfile.TemporaryDirectory(prefix="kproxy-demo-")
         self._output, self._log = Path(self._folder.name, "output"), Path(self._folder.name, "log")
+        if limits:
+            path = Path(self._folder.name, "limits.yaml")
+            path.write_text(limits, encoding="utf-8")
+            self.command += ["--config", str(path)]
         self._child: GuardedProcess | None = None
 
     def start(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from kproxy.cli.main import main
@@ -63,21 +64,54 @@ def onlooker(tmp_path: Path) -> Iterator[Onlooker]:
     assert "Traceback" not in started.screen
 
 
-def test_once_shows_three_brokers_behind_one_address_and_ends() -> None:
-    """In 15 s every record goes there and back, and the clients were told addresses of the proxy alone."""
+@pytest.fixture(scope="module")
+def shown() -> str:
+    """Return what ``--once`` prints; it ends in 15 s."""
     began = time.monotonic()
     done = subprocess.run([*COMMAND, "--once"], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert time.monotonic() - began < 15
-    ((listen, bootstrap),) = re.findall(r"^\$ kproxy run --listen (\S+) --bootstrap (\S+)$", done.stdout, re.MULTILINE)
-    rows = re.findall(r"broker (\d)\W+(127\.0\.0\.1:\d+)\W+(127\.0\.0\.1:\d+)", done.stdout)
+    return done.stdout
+
+
+def number(text: str) -> float:
+    """Read a number as the tables have it."""
+    return float(text.replace(",", ""))
+
+
+def test_once_shows_three_brokers_behind_one_address(shown: str) -> None:
+    """Every record goes there and back, and the clients were told addresses of the proxy alone."""
+    ((listen, bootstrap),) = re.findall(r"^\$ kproxy run --listen (\S+) --bootstrap (\S+)$", shown, re.MULTILINE)
+    rows = re.findall(r"broker (\d)\W+(127\.0\.0\.1:\d+)\W+(127\.0\.0\.1:\d+)", shown)
     port = int(listen.rpartition(":")[2])
     assert [told for _, told, _ in rows] == [f"127.0.0.1:{port + 1 + node}" for node in (1, 2, 3)]
     assert [real for _, _, real in rows] == bootstrap.split(",")
-    assert "10,000 of 1,000 bytes, each acknowledged and read back once" in done.stdout
-    (spent,) = re.findall(r"kproxy CPU +(\d+) µs per request \([\d.]+ s for ([\d,]+) requests\)", done.stdout)
+    assert "10,000 of 1,000 bytes, each acknowledged and read back once" in shown
+    (spent,) = re.findall(r"kproxy CPU +(\d+) µs per request \([\d.]+ s for ([\d,]+) requests\)", shown)
     assert 1 <= int(spent[0]) <= 10_000
-    assert int(spent[1].replace(",", "")) > 1_000  # ten records a request, and those that read them
+    assert number(spent[1]) > 1_000  # ten records a request, and those that read them
+
+
+def test_a_limit_holds_the_greedy_one_and_not_the_polite_one(shown: str) -> None:
+    """Under the same limit the greedy producer is held at its rate, and the polite one is never held up."""
+    (limits,) = re.findall(r"^limits:\n(?:  .+\n)+", shown, re.MULTILINE)
+    (limit,) = yaml.safe_load(limits)["limits"]
+    rate = limit["leaky_bucket"]["rate"]
+    found = re.findall(r"│ (.*?) +│ (polite|greedy) +│ +([\d,]+)/s │ +([\d,]+)/s │ +([\d,.]+) ms │", shown)
+    rows = [(title, who, *map(number, figures)) for title, who, *figures in found]
+    (_, _, alone, alone_gets, _), (_, _, *before), (_, _, *free), (title, _, *after), (_, _, *held) = rows
+    assert title == "with the limit"
+    assert alone_gets == pytest.approx(alone, rel=0.1)
+    for tries, gets, p50 in (before, after):
+        assert gets == pytest.approx(tries, rel=0.1)
+        assert p50 < 100  # as it was; milliseconds here, and far from what the greedy one waits
+    assert free[1] > 2 * rate
+    assert held[0] > 5 * rate
+    assert held[1] == pytest.approx(rate, rel=0.2)
+    ((asked, throttled),) = re.findall(rf"limit +{limit['name']}: ([\d,]+) requests, ([\d,]+) of them throttled", shown)
+    assert number(asked) > number(throttled) > 0
+    (seconds,) = re.findall(r"held up +polite never, greedy for ([\d.]+) s", shown)
+    assert float(seconds) > 1
 
 
 def test_it_serves_any_client_until_ctrl_c(onlooker: Onlooker) -> None:
@@ -91,17 +125,21 @@ def test_it_serves_any_client_until_ctrl_c(onlooker: Onlooker) -> None:
     consumer.assign([TopicPartition("demo", number) for number in partitions])
     assert wait_until(lambda: consumer.poll(0.1), 20, "a record of the demo").error() is None
     consumer.close()
+    onlooker.wait_for("With the limit")
+    (limited,) = re.findall(r"With the limit: 127\.0\.0\.1:(\d+)\n", onlooker.screen)
+    assert listens(int(limited))
     assert onlooker.interrupt() == 0
     assert onlooker.screen.endswith("\nstopped\n")
 
 
-def test_ctrl_c_in_its_midst_is_one_word(onlooker: Onlooker) -> None:
-    """Interrupted before its summary it says so in a word and leaves nothing running."""
-    onlooker.wait_for("--bootstrap")
-    port = int(re.findall(r"--listen 127\.0\.0\.1:(\d+)", onlooker.screen)[0])
-    wait_until(lambda: listens(port), 20, "the proxy")
+@pytest.mark.parametrize("act", [0, 1])
+def test_ctrl_c_in_its_midst_is_one_word(onlooker: Onlooker, act: int) -> None:
+    """Interrupted in either act it says so in a word and leaves nothing running."""
+    onlooker.wait_for(("--bootstrap", "on_exceed")[act])
+    ports = [int(port) for port in re.findall(r"--listen 127\.0\.0\.1:(\d+)", onlooker.screen)]
+    wait_until(lambda: listens(ports[act]), 20, "the proxy")
     assert onlooker.interrupt() == 1
-    assert not listens(port)
+    assert not any(map(listens, ports))
     assert onlooker.screen.endswith("kproxy: stopped\n")
 
 

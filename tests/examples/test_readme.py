@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import click
 import pytest
@@ -18,6 +18,9 @@ from kproxy.core.causes import Cause
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 YAML = re.findall(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+SEVERAL: dict[object, str] = {dict: ".NAME", tuple: "[]"}
+"""How the README writes a place within one of several parts: by its name, or as an entry of a list."""
 
 
 def table(first_heading: str) -> list[list[str]]:
@@ -37,11 +40,11 @@ def options(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, str]
     """Yield each option that a model has with its default as the README writes it."""
     for name, field in model.model_fields.items():
         inner = next(filter(is_model, (field.annotation, *get_args(field.annotation))), None)
-        named = "NAME." if inner is not None and field.annotation not in {inner, inner | None} else ""
-        if not named:
+        several = SEVERAL.get(get_origin(field.annotation), "") if inner is not None else ""
+        if not several:
             yield place + name, default(field)
         if inner is not None:
-            yield from options(inner, f"{place}{name}.{named}")
+            yield from options(inner, f"{place}{name}{several}.")
 
 
 def is_model(kind: object) -> bool:
@@ -53,7 +56,10 @@ def default(field: FieldInfo) -> str:
     """Write a default as the README does."""
     if field.is_required():
         return "required"
-    return "none" if field.default is None else str(field.default)
+    value = field.get_default(call_default_factory=True)
+    if value in {None, ()} or is_model(type(value)):
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def flags(command: str) -> set[str]:
@@ -117,4 +123,4 @@ def test_the_test_command_is_what_ci_runs() -> None:
 
 def test_yaml_blocks_were_found() -> None:
     """There are configurations to check."""
-    assert len(YAML) == 3
+    assert len(YAML) == 4
