@@ -6,6 +6,7 @@
     kproxy.yaml: ok
       cluster main: kafka1:9092, kafka2:9092; SASL PLAIN as 'gateway'
       listener public: 0.0.0.0:9092 to cluster main; clients use kafka.example.com:9092, broker N at port 9093 + N
+      limit calm: 100 requests a second per client_ip, then throttle
 
 Warnings go to stderr. Exit code 2 for a mistake; with --connect, 1 where a broker cannot be used.
 """
@@ -17,6 +18,7 @@ import click
 
 from kproxy.cli.main import complain
 from kproxy.config.checks import range_start
+from kproxy.config.limits import Concurrency, FixedWindow, LeakyBucket, Limit
 from kproxy.config.load import load
 from kproxy.config.model import Cluster, Listener
 
@@ -34,6 +36,8 @@ def check(file: Path, connect: bool) -> int:
         click.echo(f"  cluster {name}: {_cluster(cluster)}")
     for name, listener in loaded.config.listeners.items():
         click.echo(f"  listener {name}: {_listener(listener)}")
+    for limit in loaded.config.limits:
+        click.echo(f"  limit {limit.name}: {_limit(limit)}")
     if not connect:
         return 0
     problems: list[str] = import_module("kproxy.service.probe").check_connect(loaded.config)
@@ -64,3 +68,31 @@ def _brokers(listener: Listener, told_port: int) -> str:
     if start is not None:
         places.append(f"{'any other' if places else 'broker N'} at port {start + distance} + N")
     return "".join(f", {place}" for place in places)
+
+
+def _limit(limit: Limit) -> str:
+    kind = limit.kind
+    match kind:
+        case LeakyBucket():
+            amount = f"{_amount(kind.rate, kind.unit)} a second"
+        case FixedWindow():
+            amount = f"{_amount(kind.count, kind.unit)} in {kind.window:g} s"
+        case Concurrency():
+            amount = f"{kind.max:,} requests in flight"
+        case _:
+            bounds = ((kind.max, "connections"), (kind.rate, "new connections a second"))
+            amount = " and ".join(f"{bound:,g} {what}" for bound, what in bounds if bound is not None)
+    whose = f" per {' and '.join(limit.key)}" if limit.key else ", all clients together"
+    of = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in limit.match if values is not None)
+    dry = " (dry run)" if limit.dry_run else ""
+    return f"{amount}{whose}{f' ({of})' if of else ''}, then {limit.on_exceed}{dry}"
+
+
+def _amount(amount: float, unit: str) -> str:
+    if unit == "requests":
+        return f"{amount:,.12g} requests"
+    size = next((f"{amount / of:g}{name}" for name, of in _SIZES if amount % of == 0), f"{amount:,.12g} bytes")
+    return f"{size} {'in' if unit == 'bytes_in' else 'out'}"
+
+
+_SIZES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))

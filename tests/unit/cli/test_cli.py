@@ -153,6 +153,33 @@ def test_check_tells_what_would_run(config: Path) -> None:
     assert any("kafkajs" in line for line in warnings)
 
 
+def test_check_tells_what_limits_there_are(tmp_path: Path) -> None:
+    """Each limit is a line: how much of what, per what, for whom, and what happens then."""
+    path = tmp_path / "limits.yaml"
+    path.write_text(
+        """
+        clusters: {main: {bootstrap: [kafka1:9092]}}
+        listeners: {public: {bind: 127.0.0.1:9092}}
+        limits:
+          - {name: rate, leaky_bucket: {rate: 0.5}, key: [client_ip, client_id]}
+          - {name: big, leaky_bucket: {rate: 10MiB, unit: bytes_in}, match: {apis: [Produce, Fetch]}, on_exceed: delay}
+          - {name: window, fixed_window: {count: 1000, window: 20s, unit: bytes_out}, match: {client_ips: [10.0.0.0/8]}}
+          - {name: slots, concurrency: {max: 2000}, dry_run: true}
+          - {name: doors, connections: {max: 30, rate: 2.5}, key: [listener]}
+        """,
+        encoding="utf-8",
+    )
+    result = kproxy("check", str(path))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line for line in result.stdout.splitlines() if "limit" in line][1:] == [
+        "  limit rate: 0.5 requests a second per client_ip and client_id, then throttle",
+        "  limit big: 10MiB in a second, all clients together (apis Produce, Fetch), then delay",
+        "  limit window: 1,000 bytes out in 20 s, all clients together (client_ips 10.0.0.0/8), then throttle",
+        "  limit slots: 2,000 requests in flight, all clients together, then throttle (dry run)",
+        "  limit doors: 30 connections and 2.5 new connections a second per listener, then close",
+    ]
+
+
 @pytest.mark.parametrize(("problems", "code"), [([], 0), (["kafka1:9092: refused", "kafka2:9092: refused"], 1)])
 def test_check_connect_tries_the_brokers(
     problems: list[str], code: int, config: Path, monkeypatch: pytest.MonkeyPatch
