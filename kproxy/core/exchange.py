@@ -219,6 +219,11 @@ class Exchange:
         return self.asked, self.answered, self._request_left, self._answer_left, *held, self._moved
 
     @property
+    def answer_missing(self) -> int:
+        """How many bytes of the answer under way are still to come, but for a size prefix that is cut."""
+        return self._answer_left if self._sink is None else self._sink.missing
+
+    @property
     def at_boundary(self) -> bool:
         """The broker has been sent whole requests only."""
         return self._request_left == 0

@@ -28,6 +28,9 @@ _SIZE = INT32.unpack_from
 HELD_ANSWER_BYTES_MAX = 1024 * 1024
 """The longest answer that is held whole to have its throttle time set, where that is not its first field."""
 
+ANSWER_BYTES_MIN = 8
+"""A size and a correlation id. With fewer bytes of an answer Exchange may not have begun it: they are held."""
+
 _NONE = -1
 
 
@@ -68,31 +71,16 @@ class MeteredAnswers(Exchange):
         self._taken: deque[Taken] = deque()
         self._takers: set[int] = set()  # APIs and versions whose requests are in ``_taken``, if they get an answer
         self._each_answer = False  # is looked at
-        self._answer_rest = 0  # bytes of the answer under way that are still to come
         self._answer_head = b""  # an answer's beginning that cannot be told yet
         self._telling = _NONE  # API and version of that, if all has been done for it but telling
 
     def from_broker(self, data: bytes) -> bytes:
         """See Exchange."""
-        if self._answer_head:
-            data = self._answer_head + data
-            self._answer_head = b""
-            if self._telling != _NONE:
-                return self._one_after_another(data, 0)
-        end = len(data)
-        pos = self._answer_rest
-        if pos >= end:
-            self._answer_rest = pos - end
-            return self._backward(data)
-        if self.muted_until or self._each_answer:
-            return self._one_after_another(data, pos)
-        many = 0
-        while pos + 4 <= end:
-            (size,) = _SIZE(data, pos)
-            if size < 4:
-                return self._backward(data)  # which refuses it
-            many += 1
-            pos += 4 + size
+        if self.muted_until or self._each_answer or self._answer_head:
+            return self._one_after_another(data)
+        before = self.answered
+        out = self._backward(data)
+        many = self.answered - before
         if many:
             entry = self._ledger[0]
             taken = self._taken
@@ -109,18 +97,15 @@ class MeteredAnswers(Exchange):
                         slots.flying -= many
                         if slots.waiters:
                             slots.grant()
-        if pos >= end:
-            self._answer_rest = pos - end
-            return self._backward(data)
-        return self._keep_answer_head(data, pos)
+        return out
 
     def _keep_answer_head(self, data: bytes, pos: int) -> bytes:
         """Hand on all that lies before ``pos``, and keep the answer's beginning that is behind it."""
-        self._answer_rest = 0
         out = self._backward(data[:pos])
-        if self.answered == self.asked:
-            self._backward(data[pos:])  # which refuses it, as nobody has asked for it
-        self._answer_head = data[pos:]
+        head = data[pos:]
+        if self.answered == self.asked or (len(head) >= 4 and _SIZE(head)[0] < 4):
+            self._backward(head)  # which refuses it: nobody has asked for it, or it is none
+        self._answer_head = head
         return out
 
     def _track(self, holds: tuple[Hold, ...], many: int) -> None:
@@ -162,12 +147,19 @@ class MeteredAnswers(Exchange):
 
     # One by one, while something is to be counted or told.
 
-    def _one_after_another(self, data: bytes, pos: int) -> bytes:
-        now = self._clock()
+    def _one_after_another(self, data: bytes) -> bytes:
+        head = self._answer_head or self._tail
+        if head:
+            data = head + data
+            self._answer_head = self._tail = b""
         end = len(data)
+        pos = self.answer_missing
+        if pos >= end:
+            return self._backward(data)
+        now = self._clock()
         pieces: list[bytes] = []
         start = 0  # what lies before it is in ``pieces``
-        while pos + 4 <= end:
+        while pos + ANSWER_BYTES_MIN <= end:
             (size,) = _SIZE(data, pos)
             key_version, self._telling = self._telling, _NONE
             if key_version == _NONE:
@@ -189,10 +181,7 @@ class MeteredAnswers(Exchange):
         if pieces:
             pieces.append(data[start:])
             data = b"".join(pieces)
-        if pos >= end:
-            self._answer_rest = pos - end
-            return self._backward(data)
-        return self._keep_answer_head(data, pos)
+        return self._backward(data) if pos >= end else self._keep_answer_head(data, pos)
 
     def _next_answer(self) -> int:
         """Return API and version of the next answer; _NONE: there is none to come."""

@@ -39,6 +39,10 @@ class Sink(Protocol):
     left: int
     """Bytes of the frame, behind the ones taken, that pass unchanged."""
 
+    @property
+    def missing(self) -> int:
+        """Bytes of the frame that are still to come, until it is done with."""
+
     def feed(self, data: bytes, pos: int) -> tuple[bytes, int, bool]:
         """Take bytes from ``pos``; return (bytes to forward, next position, whether this answer is done with)."""
 
@@ -52,16 +56,16 @@ class Collected:
         """Expect a frame of ``frame_bytes``, its size prefix included."""
         if frame_bytes > COLLECTED_BYTES_MAX:
             raise FrameTooLarge(f"an answer of {frame_bytes} bytes that must be held whole")
-        self._missing = frame_bytes
+        self.missing = frame_bytes
         self._parts: list[bytes] = []
         self._finish = finish
 
     def feed(self, data: bytes, pos: int) -> tuple[bytes, int, bool]:
         """See Sink."""
-        end = pos + self._missing
+        end = pos + self.missing
         part = data[pos:end]
-        if len(part) < self._missing:
-            self._missing -= len(part)
+        if len(part) < self.missing:
+            self.missing -= len(part)
             self._parts.append(part)
             return b"", pos + len(part), False
         self._parts.append(part)
@@ -79,6 +83,11 @@ class MetadataHead:
         self._advertise = advertise
         self._held = b""
         self.left = 0
+
+    @property
+    def missing(self) -> int:
+        """See Sink."""
+        return self._frame_bytes - len(self._held)
 
     def feed(self, data: bytes, pos: int) -> tuple[bytes, int, bool]:
         """See Sink."""
@@ -111,7 +120,7 @@ class ShareFetchAnswer:
 
     def __init__(self, frame_bytes: int, version: int) -> None:
         """Expect a frame of ``frame_bytes``, its size prefix included."""
-        self._missing = frame_bytes
+        self.missing = frame_bytes
         self._version = version
         self._held = b""
         self._frame_bytes = frame_bytes
@@ -119,8 +128,8 @@ class ShareFetchAnswer:
 
     def feed(self, data: bytes, pos: int) -> tuple[bytes, int, bool]:
         """See Sink."""
-        end = min(len(data), pos + self._missing)
-        self._missing -= end - pos
+        end = min(len(data), pos + self.missing)
+        self.missing -= end - pos
         part = data[pos:end]
         head = b""
         if self._walk is None:
@@ -128,7 +137,7 @@ class ShareFetchAnswer:
             try:
                 body_at = frames.response_body_at(part, _SIZE_BYTES, ApiKey.SHARE_FETCH, self._version)
             except Short:
-                if self._missing == 0 or len(part) > _RESPONSE_HEADER_BYTES_MAX:
+                if self.missing == 0 or len(part) > _RESPONSE_HEADER_BYTES_MAX:
                     raise Malformed("ShareFetch answer's header") from None
                 self._held = part
                 return b"", end, False
@@ -136,4 +145,4 @@ class ShareFetchAnswer:
             self._walk = ShareFetchWalk(self._version, self._frame_bytes - body_at)
             head, part = part[:body_at], part[body_at:]
         out = head + self._walk.feed(part)
-        return out, end, self._missing == 0
+        return out, end, self.missing == 0

@@ -519,6 +519,11 @@ class _FetchHead:
         self._version = version
         self._held = b""
 
+    @property
+    def missing(self) -> int:
+        """See Sink."""
+        return self._frame_bytes - len(self._held)
+
     def feed(self, data: bytes, pos: int) -> tuple[bytes, int, bool]:
         """See Sink."""
         end = min(len(data), pos + self._frame_bytes - len(self._held))

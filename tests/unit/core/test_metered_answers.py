@@ -127,9 +127,9 @@ def test_too_long_to_be_told() -> None:
     wire = stage.wire()
     wire.send(produce(1, version=7) * 2)
     theirs = INT32.pack(HELD_ANSWER_BYTES_MAX) + produced(1, 7)[4:]
-    wire.answer(theirs[:5])
-    assert wire.to_client == theirs[:5]
-    wire.answer(theirs[5:])
+    wire.answer(theirs[:8])
+    assert wire.to_client == theirs[:8]
+    wire.answer(theirs[8:])
     assert wire.to_client == theirs
     rest = bytes(HELD_ANSWER_BYTES_MAX + 4 - len(theirs))
     assert wire.exchange.from_broker(rest) is rest

@@ -82,11 +82,11 @@ def test_at_the_first_byte_of_what_is_held() -> None:
     one.send(produce(2))
     two.send(fetch(3))
     woken = []
-    for piece in in_pieces(produced(2)[:4], 1):
+    for piece in in_pieces(produced(2)[:8], 1):
         one.answer(piece)
         woken.append(two.woken)
-    assert woken == [False, False, False, True]
-    one.answer(produced(2)[4:])
+    assert woken == [False] * 7 + [True]
+    one.answer(produced(2)[8:])
     assert one.to_client == produced(1) + produced(2, throttle_ms=1000)
 
 
