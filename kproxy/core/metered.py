@@ -71,6 +71,7 @@ class Like(NamedTuple):
 
 
 UNLIMITED = Like((), None, 0, b"")
+UNKNOWN = Like((), None, 1, b"?")  # like which there is none, as what begins at 12 does not end at 1
 
 
 class Metered(MeteredAnswers):
@@ -160,9 +161,11 @@ class Metered(MeteredAnswers):
         if self.waits:
             self._keep(data)
             return b""
+        midway = False
         if self._gate_head:
             data = self._gate_head + data
             self._gate_head = b""
+            midway = self._admission.midway
         end = len(data)
         pos = self._gate_left
         if pos >= end:
@@ -173,7 +176,7 @@ class Metered(MeteredAnswers):
             if now < self.muted_until:
                 return self._hold(data, 0, pos)
             self.muted_until = 0.0
-        if self._admission.midway:
+        if midway:
             return self._one_by_one(data, pos, now)
         likes = self._likes
         biggest = self._request_bytes_max
@@ -182,14 +185,12 @@ class Metered(MeteredAnswers):
             if size < REQUEST_BYTES_MIN or size > biggest:
                 return self._pass_garbage(data)
             begin = pos  # of the requests alike, of which there are ``many``
-            like = likes.get(key_version)
-            if like is None or (
-                like.ends and (data[pos + 12 : pos + like.ends] != like.beginning or like.ends > size + 4)
-            ):
+            meters, holds, ends, beginning = likes.get(key_version, UNKNOWN)
+            if ends and (data[pos + 12 : pos + ends] != beginning or ends > size + 4):
                 like = self._like(key_version, data, pos, size)
                 if like is None:
                     break
-            meters, holds, ends, beginning = like
+                meters, holds, ends, beginning = like
             many = 1
             pos += 4 + size
             while pos + HEAD_BYTES <= end:
