@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from hashlib import blake2b
+from heapq import nsmallest
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from kproxy.core.meters import (
@@ -371,9 +373,20 @@ class Limit:
             longest = sorted(self._totals.items(), key=lambda entry: -entry[1])[: TOTALS_MAX // 2]
             self._totals = dict(longest)
 
-    def snapshot(self) -> dict[str, object]:
-        """Return the counters as plain values."""
-        return {
+    def windows(self, now: float) -> dict[str, dict[str, float]]:
+        """Return the windows that are the most used, by key: what remains in each, and in how many seconds it ends."""
+        open_now = (
+            (key, *meter.remaining(now))
+            for key, meter in self.meters()
+            if isinstance(meter, Window) and not meter.idle(now)
+        )
+        fullest = nsmallest(TOP_KEYS, open_now, key=itemgetter(1))
+        return {key: {"remaining": left, "resets_in": round(seconds, 3)} for key, left, seconds in fullest}
+
+    def snapshot(self, now: float) -> dict[str, object]:
+        """Return the counters as plain values, and for a fixed window what is left of the fullest."""
+        windows = {"windows": self.windows(now)} if isinstance(self.rule.kind, FixedWindow) else {}
+        return windows | {
             "asked": self.asked,
             "delayed": self.delayed,
             "throttled": self.throttled,
@@ -487,6 +500,6 @@ class Limits:
             found += limit.ended(now)
         return found
 
-    def snapshot(self) -> dict[str, object]:
+    def snapshot(self, now: float) -> dict[str, object]:
         """Return the counters of each limit by its name."""
-        return {limit.rule.name: limit.snapshot() for limit in self.limits}
+        return {limit.rule.name: limit.snapshot(now) for limit in self.limits}

@@ -130,7 +130,8 @@ class Worker:
         return await future
 
     def _tally(self) -> dict[str, Any]:
-        limits = {} if self._limits is None else {"limits": self._limits.snapshot()}
+        now = asyncio.get_running_loop().time()
+        limits = {} if self._limits is None else {"limits": self._limits.snapshot(now)}
         return {
             "cpu_seconds": time.process_time(),
             "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},

@@ -259,7 +259,7 @@ def test_none_in_use_goes() -> None:
     assert shared.take(1, 1, 100)
     assert shared.ask(1) == (1, True)
     assert shared.users == 2
-    assert limit.snapshot()["keys_refused"] == 2
+    assert limit.snapshot(1)["keys_refused"] == 2
     bounds["a"].leave()
     assert limits.enter(client("e"), 1).meters(ApiKey.FETCH) != same
     assert users(limit) == {"b": 1, "e": 1}
@@ -487,6 +487,12 @@ def test_remaining() -> None:
             window.charge(100, 50)
     told = {key: meter.remaining(110) for key, meter in only(limits).meters() if isinstance(meter, Window)}
     assert told == {"10.0.0.1 a": (3, 50), "10.0.0.1 b": (0, 50), "10.0.0.1 c": (5, 0)}
+    (snapshot,) = limits.snapshot(110).values()
+    assert isinstance(snapshot, dict)
+    assert snapshot["windows"] == {
+        "10.0.0.1 b": {"remaining": 0, "resets_in": 50},
+        "10.0.0.1 a": {"remaining": 3, "resets_in": 50},
+    }
 
 
 # What they tell.
@@ -565,7 +571,7 @@ def test_snapshot() -> None:
     one.holds_up(client("a"), 1, 0.5)
     limits.enter(client("a"), 1)
     counters = dict.fromkeys(("asked", "delayed", "throttled", "rejected", "closed", "delay_seconds"), 0)
-    assert limits.snapshot() == {
+    assert limits.snapshot(1) == {
         "one": dict(zip(counters, (5, 4, 3, 2, 1, 0.123), strict=True))
         | {"keys": 1, "keys_refused": 0, "top": {"a": 0.5}},
         "two": counters | {"keys": 1, "keys_refused": 0, "top": {}},
