@@ -19,6 +19,9 @@ The semantics are those of APISIX's limit-req, limit-count and limit-conn, where
 - **Slots.** ``flying`` requests are with the broker; who comes above ``max`` waits in turn. (limit-conn sleeps for a
   fixed time instead, however long the others take.)
 
+Nothing here waits for another process. Who shares a limit among several puts other meters in place (Limit.meter_class)
+which take from a local lease, renewed in the background; whoever asks them sees no difference.
+
 A key's debt is never remembered beyond what ``max_wait`` can pay off, as nobody is made to wait longer. Two requests,
 a quarter of a second apart, a bucket with rate 2 and no burst::
 
