@@ -2,7 +2,8 @@
 
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import confluent_kafka as ck
@@ -21,6 +22,12 @@ MIB = 1024 * 1024
 RATE = 2 * MIB
 RECORD_BYTES = 4096
 BATCH_GAP_SECONDS = 0.004
+
+HARD = [
+    {"name": "requests", "leaky_bucket": {"rate": 1}, "key": ["client_ip"]},
+    {"name": "bytes", "leaky_bucket": {"rate": "20KiB", "unit": "bytes_out"}, "key": ["client_ip"]},
+]
+"""Limits that leave a group of three next to nothing."""
 
 
 def make_topic(cluster: KafkaCluster) -> str:
@@ -105,12 +112,21 @@ def group_rebalances(
 
     Returns how many members joined anew, and how many records they read meanwhile.
     """
-    limits = [
-        {"name": "requests", "leaky_bucket": {"rate": 1}, "key": ["client_ip"]},
-        {"name": "bytes", "leaky_bucket": {"rate": "20KiB", "unit": "bytes_out"}, "key": ["client_ip"]},
-    ]
-    proxy = run_limited(run_proxy, folder, cluster.sasl_bootstrap, *limits, login=LOGIN)
+    proxy = run_limited(run_proxy, folder, cluster.sasl_bootstrap, *HARD, login=LOGIN)
     topic, group = make_topic(cluster), new_name("group")
+    with ExitStack() as stack:
+        members = [stack.enter_context(library.member(proxy.address, topic, PARTITIONS, group=group)) for _ in range(3)]
+        wait_until(lambda: all(one.assignment for one in members), 90, "every member to have partitions")
+        with feeding(library, cluster, topic):
+            before, read = requests(proxy, "JoinGroup"), sum(len(one.records) for one in members)
+            time.sleep(seconds)
+            joins, more = requests(proxy, "JoinGroup") - before, sum(len(one.records) for one in members) - read
+    return joins, more
+
+
+@contextmanager
+def feeding(library: Library, cluster: KafkaCluster, topic: str) -> Iterator[None]:
+    """Write 100 records a second to a topic, past the proxy."""
     stopping = threading.Event()
 
     def feed() -> None:
@@ -120,13 +136,7 @@ def group_rebalances(
             number += 50
 
     feeder = threading.Thread(target=feed, name="feeder", daemon=True)
-    with ExitStack() as stack:
-        members = [stack.enter_context(library.member(proxy.address, topic, PARTITIONS, group=group)) for _ in range(3)]
-        wait_until(lambda: all(one.assignment for one in members), 90, "every member to have partitions")
-        feeder.start()
-        before, read = requests(proxy, "JoinGroup"), sum(len(one.records) for one in members)
-        time.sleep(seconds)
-        joins, more = requests(proxy, "JoinGroup") - before, sum(len(one.records) for one in members) - read
-        stopping.set()
-        feeder.join(60)
-    return joins, more
+    feeder.start()
+    yield
+    stopping.set()
+    feeder.join(60)

@@ -6,6 +6,7 @@ The rows of benchmarks/RESULTS.md are printed (pytest -rP).
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,23 @@ from clients.fixtures import LOGIN
 from clients.kafkapython import KafkaPython
 from clients.library import Library
 from clients.limited import RunProxy, limit_tally, run_limited
-from clients.limitedtraffic import RATE, consume_rate, group_rebalances, make_topic, produce_rate
+from clients.limitedtraffic import (
+    HARD,
+    RATE,
+    consume_rate,
+    feeding,
+    group_rebalances,
+    make_topic,
+    produce_rate,
+    wire_bytes,
+)
+from clients.records import new_name
 from confluent_kafka import Producer
 
+from kproxy.testing.java import Tool
 from kproxy.testing.kafka import KafkaCluster
 from kproxy.testing.processes import GuardedProcess
+from kproxy.testing.waiting import wait_until
 
 LIBRARIES: tuple[Library, ...] = (Confluent(), Aio(), KafkaPython())
 each_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda one: one.name)
@@ -56,6 +69,37 @@ def test_bytes_out(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: P
     assert rate == pytest.approx(RATE, rel=0.05)
 
 
+@each_addressing
+@pytest.mark.timeout(300)
+def test_java(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str) -> None:
+    """Kafka's own clients, which pause by themselves, are as fast as they may be, within 5 % over 20 s."""
+    limits = [
+        {"name": unit, "leaky_bucket": {"rate": RATE, "unit": unit}, "match": {"apis": [api]}}
+        for unit, api in (("bytes_in", "Produce"), ("bytes_out", "Fetch"))
+    ]
+    bootstrap = kafka_cluster.sasl_bootstrap
+    proxy = run_limited(run_proxy, tmp_path, bootstrap, *limits, addressing=addressing, login=LOGIN)
+    topic, count = make_topic(kafka_cluster), str((SECONDS + 8) * RATE // 1024)
+    target = ("--bootstrap-server", proxy.address, "--topic", topic, "--num-records", count)
+    sizes = ("--record-size", "1024", "--throughput", "-1")
+    reading = ("--timeout", "60000", "--fetch-size", "262144")
+    for tool, more, which in (
+        (Tool.PRODUCER_PERFORMANCE, sizes, "bytes_in"),
+        (Tool.CONSUMER_PERFORMANCE, reading, "bytes_out"),
+    ):
+        with (tmp_path / which).open("wb") as output:
+            program = kafka_cluster.tools.popen(tool, *target, *more, stdout=output)
+        start = wire_bytes(proxy, which)
+        wait_until(lambda: wire_bytes(proxy, which) > start + 3 * RATE, 60, "a steady rate")  # noqa: B023
+        began, before = time.monotonic(), wire_bytes(proxy, which)
+        time.sleep(SECONDS)
+        rate = (wire_bytes(proxy, which) - before) / (time.monotonic() - began)
+        print(f"| Java, {tool.rpartition('.')[2]} | {addressing} | {which} | {rate / RATE:.3f} |")  # noqa: T201
+        assert program.process.wait(60) == 0
+        program.close()
+        assert rate == pytest.approx(RATE, rel=0.05)
+
+
 @each_library
 @pytest.mark.timeout(300)
 def test_a_group_does_not_rebalance(
@@ -66,6 +110,42 @@ def test_a_group_does_not_rebalance(
     print(f"| {library.name} | a group of three for 60 s | {rebalances} rebalances | {read} records read |")  # noqa: T201
     assert rebalances == 0
     assert read > 0
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.timeout(300)
+def test_a_java_group_does_not_rebalance(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, protocol: str
+) -> None:
+    """Neither do three of Kafka's own consumers, in a classic group and in one of KIP-848."""
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, *HARD, login=LOGIN)
+    topic, group = make_topic(kafka_cluster), new_name("group")
+    target = ("--bootstrap-server", proxy.address, "--topic", topic, "--group-id", group)
+    outputs = [tmp_path / f"member-{number}" for number in range(3)]
+    members = []
+
+    def told(path: Path, name: str) -> int:
+        return path.read_text(encoding="utf-8").count(f'"name":"{name}"')
+
+    with feeding(Confluent(), kafka_cluster, topic):
+        for path in outputs:
+            with path.open("wb") as output:
+                wanted = ("--group-protocol", protocol, "--session-timeout", "6000")
+                more = wanted if protocol == "classic" else wanted[:2]
+                members.append(kafka_cluster.tools.popen(Tool.VERIFIABLE_CONSUMER, *target, *more, stdout=output))
+            wait_until(partial(told, path, "partitions_assigned"), 90, "partitions")
+        time.sleep(10)  # the last one's coming moves partitions of the others
+        moves = sum(told(path, f"partitions_{what}") for path in outputs for what in ("assigned", "revoked"))
+        read = sum(told(path, "records_consumed") for path in outputs)
+        time.sleep(GROUP_SECONDS)
+        moved = sum(told(path, f"partitions_{what}") for path in outputs for what in ("assigned", "revoked")) - moves
+        more_read = sum(told(path, "records_consumed") for path in outputs) - read
+    for member in members:
+        member.kill()  # its close waits for answers, and would take as long as a consumer may (30 s)
+    print(f"| Java, {protocol} | a group of three for 60 s | {moved} rebalances | {more_read} batches read |")  # noqa: T201
+    assert moved == 0
+    assert more_read > 0
+    assert limit_tally(proxy, "bytes")["throttled"] + limit_tally(proxy, "requests")["throttled"] > 0
 
 
 @each_addressing
