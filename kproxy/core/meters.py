@@ -41,8 +41,7 @@ GRACE_SECONDS: Final = 0.001
 """A wait that is no longer is none (limit-req's ``delay >= 0.001``); a timer is no more exact."""
 
 CATCH_UP_SECONDS: Final = 0.125
-"""Without it a consumer that reads 256 KiB at a time is held to 92 % of 2 MiB a second, and a Java producer with
-batches of 16 KiB to 87 % (both measured on one machine): each loses a round trip per request."""
+"""How much unused time a bucket of bytes remembers: whoever waits as told is back a round trip later, each time."""
 
 TICK_SECONDS: Final = 0.000_001
 """So much too early is in time where waits are not asked for: who waited exactly as told is not refused for the
