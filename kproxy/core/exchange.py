@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from struct import Struct
-from typing import Never
+from typing import NamedTuple, Never
 
 from kproxy.core.offer import Kind, Offer
 from kproxy.core.rewrite import Advertise, Collected, MetadataHead, ShareFetchAnswer, Sink
@@ -66,10 +66,11 @@ _PRODUCE_REWRITTEN = int(Kind.PRODUCE_REWRITTEN)
 _SHARE = int(Kind.SHARE)
 API_VERSIONS_OR_SASL = int(Kind.API_VERSIONS)  # and up: never forwarded
 REFUSED = int(Kind.REFUSED)
+_BEFORE_LOGIN = frozenset({int(Kind.API_VERSIONS), int(Kind.SASL)})
 
 _STREAMED = frozenset({int(ApiKey.METADATA), int(ApiKey.SHARE_FETCH)})
 
-_INVALID_REQUEST = 42
+_HELD, _LOGGING_IN = 1, 2  # why nothing of the client's goes on: the shell said so, or it logs in anew
 
 
 @dataclass(slots=True)
@@ -101,6 +102,19 @@ NOT_BARE = (-1, 0, b"")
 """Size of a Produce answer that names no broker, where its number of partitions ends, the bytes up to there."""
 
 
+class LoginRequest(NamedTuple):
+    """A SASL request of a client that is in already (KIP-368): the shell answers by ``login_answered``."""
+
+    key: int
+    version: int
+    correlation_id: int
+    body: bytes
+
+    def __repr__(self) -> str:
+        """Leave the body out: it may hold a password."""
+        return f"LoginRequest(key={self.key}, version={self.version})"
+
+
 @dataclass(slots=True)
 class Front:
     """What the connections of one listener share."""
@@ -108,6 +122,8 @@ class Front:
     offer: Offer
     tally: Tally
     request_bytes_max: int = FRAME_BYTES_MAX
+    asks_login: bool = False
+    """Clients log in, and may do so again; otherwise SASL requests are refused."""
 
 
 class Exchange:
@@ -136,7 +152,9 @@ class Exchange:
         "_withheld",
         "answered",
         "asked",
+        "expired",
         "ledger",
+        "login",
         "offer",
         "replies",
         "sasl_refused",
@@ -164,6 +182,10 @@ class Exchange:
         """What the client said it is (KIP-511)."""
         self.sasl_refused = False
         """The client tried to log in; the shell tells the operator why that failed."""
+        self.login: LoginRequest | None = None
+        """The client logs in anew; nothing behind that goes on before it is answered. ``replies`` is not empty then."""
+        self.expired = False
+        """The client's login has ended (KIP-368): until it logs in anew, whatever else it asks for ends it."""
         self.tied = False
         """The client's session ends with the upstream connection (share groups): it cannot be dialled anew."""
         self.waits = False
@@ -185,7 +207,7 @@ class Exchange:
         self._acks = NO_ACKS
         self._own: deque[tuple[int, bytes]] = deque()  # (behind which ordinal, whole frames)
         self._stop = _NEVER  # the next ordinal at which something happens
-        self._holding = False
+        self._holding = 0
         self._withheld: list[bytes] = []  # what came all the same: a read or two, as the shell has paused them
         self._moved = 0  # counts what the other numbers of ``progress`` do not show
 
@@ -205,7 +227,7 @@ class Exchange:
     @property
     def settled(self) -> bool:
         """All that was taken from the client has been forwarded or answered, so that ``reply`` knows its place."""
-        return not self._withheld
+        return not self._withheld and self.login is None
 
     @property
     def begun(self) -> bool:
@@ -316,6 +338,8 @@ class Exchange:
                 kinds = self._kinds
                 like = produce = -1  # another offer, perhaps
                 pos = start = stop
+                if self.login is not None:
+                    return self._stop_here(pieces, data, pos)
                 continue
             counts[key_version] += 1
             pos = stop
@@ -345,6 +369,13 @@ class Exchange:
 
     _forward = from_client
     """The same, whatever a subclass puts before it."""
+
+    def _stop_here(self, pieces: list[bytes], data: bytes, pos: int) -> bytes:
+        """Withhold what is behind ``pos``, a boundary."""
+        self._request_left = 0
+        if pos < len(data):
+            self._withheld.append(data[pos:])
+        return b"".join(pieces)
 
     def _keep_head(self, head: bytes, bytes_max: int = HELD_BYTES_MAX) -> None:
         """Keep a request's beginning until more of it comes; refuse its size as soon as that is known."""
@@ -423,32 +454,36 @@ class Exchange:
 
     def _answer_here(self, key: int, version: int, data: bytes, pos: int, end: int) -> None:
         counted = key << 16 | version
+        correlation_id = _SIZE(data, pos + 4)[0]
+        self._moved += 1
         if key == ApiKey.API_VERSIONS:
             if version > apiversions.VERSION_MAX:
-                body = apiversions.unsupported_version_response()
                 counted = key << 16
-            else:
-                body = self._api_versions(version, data, pos, end)
+            body = self._api_versions(version, data, pos, end)
+        elif self._front.asks_login:
+            self._counts[counted] += 1
+            body = data[frames.request_body_at(data, pos, end) : end]
+            self.login = LoginRequest(key, version, correlation_id, body)
+            self._holding |= _LOGGING_IN
+            self.replies.append(b"")
+            return
         else:
             self.sasl_refused = True
             handshake = key == ApiKey.SASL_HANDSHAKE
             body = sasl_handshake_illegal_state() if handshake else sasl_authenticate_illegal_state(version)
         self._counts[counted] += 1
-        self._moved += 1
-        correlation_id = _SIZE(data, pos + 4)[0]
         self.reply(frames.response(correlation_id, key, version, body))
 
     def _api_versions(self, version: int, data: bytes, pos: int, end: int) -> bytes:
+        if version > apiversions.VERSION_MAX:
+            return apiversions.unsupported_version_response()
         self.offer = self._front.offer
-        self._kinds = self.offer.kinds
         self._acks = NO_ACKS
-        body = data[frames.request_body_at(data, pos, end) : end]
-        software = apiversions.parse_request(version, body)
-        if software is not None:
-            if not all(map(apiversions.valid_client_software, software)):
-                return apiversions.response(version, apiversions.ApiVersionsAnswer(error_code=_INVALID_REQUEST))
-            self.software = software
-        return apiversions.response(version, self.offer.answer)
+        if not self.expired:
+            self._kinds = self.offer.kinds
+        body, software = self.offer.introduce(version, data[frames.request_body_at(data, pos, end) : end])
+        self.software = software or self.software
+        return body
 
     def reply(self, frame: bytes) -> None:
         """Give the client an answer of our own, in its place: behind the answers to all that was asked before."""
@@ -467,15 +502,39 @@ class Exchange:
 
         The shell pauses its reads, too; what comes all the same is kept for ``release``.
         """
-        self._holding = True
+        self._holding |= _HELD
         return self._request_left == 0
 
     def release(self) -> bytes:
         """End ``hold``; return what the broker gets now. Raises as ``from_client``."""
-        self._holding = False
+        return self._unhold(_HELD)
+
+    def _unhold(self, reason: int) -> bytes:
+        """Take away a reason to hold; return what the broker gets where it was the last."""
+        self._holding &= ~reason
+        if self._holding:
+            return b""
         withheld = b"".join(self._withheld)
         self._withheld.clear()
         return self._forward(withheld) if withheld else b""
+
+    # A client that logs in anew (KIP-368), and what it may do while its login has ended.
+
+    def login_answered(self, body: bytes, *, logged_in: bool) -> bytes:
+        """Answer ``login``; return what the broker gets now. Raises as ``from_client``."""
+        login, self.login = self.login, None
+        assert login is not None  # noqa: S101  the caller has it from here
+        self.reply(frames.response(login.correlation_id, login.key, login.version, body))
+        if logged_in:
+            self.expired = False
+            self._kinds = self.offer.kinds
+        return self._unhold(_LOGGING_IN)
+
+    def expire(self) -> None:
+        """The client's login has ended: refuse, as Kafka does, whatever is not a new one."""
+        self.expired = True
+        self._kinds = {kind: value for kind, value in self.offer.kinds.items() if value in _BEFORE_LOGIN}
+        self._acks = NO_ACKS
 
     def _up_to_boundary(self, data: bytes) -> bytes:
         left = self._request_left

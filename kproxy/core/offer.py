@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kproxy.wire import apiversions
 from kproxy.wire.apis import APIS, ApiKey
-from kproxy.wire.apiversions import ApiVersionsAnswer
+from kproxy.wire.apiversions import ApiVersionsAnswer, ClientSoftware
 from kproxy.wire.endpoints import is_rewritten
 
 
@@ -44,6 +45,8 @@ class Kind(IntEnum):
 # Answered by kproxy whatever the brokers have.
 _OWN = {int(ApiKey.API_VERSIONS): (0, 4), int(ApiKey.SASL_HANDSHAKE): (0, 1), int(ApiKey.SASL_AUTHENTICATE): (0, 2)}
 
+_INVALID_REQUEST = 42
+
 # Produce 12 and transaction protocol V2 belong together (KIP-890).
 _PRODUCE_FOR_FEATURES = 12
 
@@ -55,6 +58,13 @@ class Offer:
     answer: ApiVersionsAnswer
     kinds: dict[int, int]
     """api_key << 16 | api_version -> Kind, offered ones only."""
+
+    def introduce(self, version: int, body: bytes) -> tuple[bytes, ClientSoftware | None]:
+        """Answer an ApiVersions request, v0 to v4; return that, and what the client says that it is (KIP-511)."""
+        software = apiversions.parse_request(version, body)
+        if software is not None and not all(map(apiversions.valid_client_software, software)):
+            return apiversions.response(version, ApiVersionsAnswer(error_code=_INVALID_REQUEST)), None
+        return apiversions.response(version, self.answer), software
 
     def covers(self, older: "Offer") -> bool:
         """Tell whether a client that negotiated ``older`` may go on: nothing it was told has been taken away.

@@ -159,7 +159,7 @@ class RoutedExchange(Exchange):
     @property
     def settled(self) -> bool:
         """See Exchange; neither does a request wait for its broker."""
-        return self.pending is None and not self._withheld
+        return self.pending is None and super().settled
 
     @property
     def quiet(self) -> bool:
@@ -215,10 +215,15 @@ class RoutedExchange(Exchange):
         self._withheld.clear()
         return self._forward(withheld) if withheld else b""
 
-    def release(self) -> bytes:
-        """End ``hold``. What was withheld may be for another lane, so it is pending then; see ``proceed``."""
-        self._holding = False
-        if self._withheld and self.pending is None:
+    def expire(self) -> None:
+        """See Exchange; and what is like the last request is looked at again."""
+        super().expire()
+        self._memos.clear()
+
+    def _unhold(self, reason: int) -> bytes:
+        """See Exchange. What was withheld may be for another lane, so it is pending then; see ``proceed``."""
+        self._holding &= ~reason
+        if not self._holding and self._withheld and self.pending is None:
             self.pending = Turn()
         return b""
 
@@ -304,7 +309,7 @@ class RoutedExchange(Exchange):
                 start = pos + 4 + size
             lane = self.lane
             pos += 4 + size
-            if self.pending is not None:
+            if self.pending is not None or self.login is not None:
                 break
         if many:
             if like > PRODUCE_VERSION_MAX:
@@ -314,7 +319,7 @@ class RoutedExchange(Exchange):
                     self._note(like, many)
             else:
                 self.asked = self._count(like, many, self.asked, answer)
-        if self.pending is not None:
+        if self.pending is not None or self.login is not None:
             if pos < end:
                 self._withheld.append(data[pos:])
         elif pos < end:
@@ -336,7 +341,7 @@ class RoutedExchange(Exchange):
         that kproxy answers), or None where it has to wait, for more bytes or for what ``pending`` says.
         """
         key, version = key_version >> 16, key_version & 0xFFFF
-        kind = self.offer.kinds.get(key_version, REFUSED)
+        kind = self._kinds.get(key_version, REFUSED)
         whole = stop <= len(data)
         if kind >= API_VERSIONS_OR_SASL or key in _ALL or key in _LOG_DIRS:
             if kind == REFUSED and key != ApiKey.API_VERSIONS:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 
 from kproxy.errors import Malformed
 from kproxy.wire import primitives
-from kproxy.wire.primitives import INT16, INT32
+from kproxy.wire.primitives import INT16, INT32, INT64
 
 UNSUPPORTED_SASL_MECHANISM = 33
 ILLEGAL_SASL_STATE = 34
+SASL_AUTHENTICATION_FAILED = 58
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,33 @@ def sasl_handshake_illegal_state() -> bytes:
 
 def sasl_authenticate_illegal_state(version: int) -> bytes:
     """Write the refusal of a SaslAuthenticate, v0 to v2, where no SASL is spoken."""
-    message = "this listener asks for no credentials"
+    refusal = SaslAuthenticateAnswer(ILLEGAL_SASL_STATE, "this listener asks for no credentials", b"", 0)
+    return sasl_authenticate_response(version, refusal)
+
+
+def parse_sasl_authenticate_request(version: int, body: bytes) -> bytes:
+    """Read the token that a client sends, v0 to v2."""
+    size, pos = primitives.compact_array(body, 0) if version >= 2 else primitives.int32(body, 0)
+    if size < 0:
+        raise Malformed("SASL token is null")
+    start, pos = pos, primitives.skip(body, pos, size)
+    _expect_end(body, primitives.skip_tags(body, pos) if version >= 2 else pos)
+    return bytes(body[start:pos])
+
+
+def sasl_authenticate_response(version: int, answer: SaslAuthenticateAnswer) -> bytes:
+    """Write the answer to a client's token, v0 to v2; v0 has no room for the session's lifetime."""
+    error_code, message, token, lifetime_ms = (
+        INT16.pack(answer.error_code),
+        answer.error_message,
+        answer.token,
+        INT64.pack(answer.session_lifetime_ms),
+    )
     if version >= 2:
-        tail = primitives.put_uvarint(1) + bytes(8) + b"\x00"
-        return INT16.pack(ILLEGAL_SASL_STATE) + primitives.put_compact_string(message) + tail
-    tail = INT32.pack(0) + bytes(8 if version == 1 else 0)
-    return INT16.pack(ILLEGAL_SASL_STATE) + primitives.put_string(message) + tail
+        text = b"\x00" if message is None else primitives.put_compact_string(message)
+        return b"".join((error_code, text, primitives.put_uvarint(len(token) + 1), token, lifetime_ms, b"\x00"))
+    text = INT16.pack(-1) if message is None else primitives.put_string(message)
+    return b"".join((error_code, text, INT32.pack(len(token)), token, lifetime_ms if version == 1 else b""))
 
 
 def parse_sasl_handshake_response(body: bytes) -> SaslHandshakeAnswer:
