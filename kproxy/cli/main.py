@@ -35,6 +35,7 @@ COMMANDS = {
     "check": Lazy("kproxy.cli.check:check", "Find every mistake in a configuration file."),
     "demo": Lazy("kproxy.cli.demo:demo", "Show kproxy at work, with a cluster of its own."),
     "schema": Lazy("kproxy.cli.schema:schema", "Print the JSON Schema of the configuration file."),
+    "users": Lazy("kproxy.cli.users:users", "Make and look after a file of users who may log in."),
 }
 
 
