@@ -57,5 +57,9 @@ class Hangup(UpstreamError):
     """A broker closed a connection on which it was asked something."""
 
 
+class TlsError(UpstreamError):
+    """A broker and kproxy cannot agree on TLS, or one does not trust the other."""
+
+
 class AuthError(KproxyError):
     """A broker refused our credentials or our SASL mechanism."""

@@ -11,6 +11,7 @@
 Warnings go to stderr. Exit code 2 for a mistake; with --connect, 1 where a broker cannot be used.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from kproxy.config.checks import range_start
 from kproxy.config.limits import Concurrency, FixedWindow, LeakyBucket, Limit
 from kproxy.config.load import load
 from kproxy.config.model import Cluster, Listener
+from kproxy.config.sasl import Sasl
 
 
 @click.command()
@@ -29,7 +31,8 @@ from kproxy.config.model import Cluster, Listener
 def check(file: Path, connect: bool) -> int:
     """Find every mistake in the configuration FILE at once, or tell what would run."""
     loaded = load(file)
-    for warning in loaded.warnings:
+    doors = import_module("kproxy.service.doors").Doors(loaded.config)
+    for warning in (*loaded.warnings, *doors.doubts()):
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{file}: ok")
     for name, cluster in loaded.config.clusters.items():
@@ -49,14 +52,39 @@ def check(file: Path, connect: bool) -> int:
 
 def _cluster(cluster: Cluster) -> str:
     addresses = ", ".join(str(address) for address in cluster.bootstrap)
-    login = f"SASL {cluster.sasl.mechanism} as {cluster.sasl.username!r}" if cluster.sasl else "no login"
-    return f"{addresses}; {login}"
+    login = _login(cluster.sasl) if cluster.sasl else "no login"
+    if cluster.passthrough:
+        login += ", clients as themselves"
+    elif cluster.credentials:
+        login += f", clients by {len(cluster.credentials)} credentials"
+    tls = "" if cluster.tls is None else "; TLS" if cluster.tls.verify else "; TLS, not verified"
+    return f"{addresses}; {login}{tls}"
+
+
+def _login(sasl: Sasl) -> str:
+    if sasl.oauth is None:
+        return f"SASL {sasl.mechanism} as {sasl.username!r}"
+    return f"SASL {sasl.mechanism} with tokens of {sasl.oauth.token_file or sasl.oauth.token_url}"
 
 
 def _listener(listener: Listener) -> str:
     told = listener.advertise or listener.bind
     clients = f"port {told.port} of the address they reach" if told.any_interface else str(told)
-    return f"{listener.bind} to cluster {listener.cluster}; clients use {clients}{_brokers(listener, told.port)}"
+    if listener.addressing == "sni" and listener.bootstrap_name:
+        clients = f"{listener.bootstrap_name}:{told.port}, broker N is {told}"
+    door = "".join(f"; {part}" for part in _door(listener))
+    return f"{listener.bind} to cluster {listener.cluster}; clients use {clients}{_brokers(listener, told.port)}{door}"
+
+
+def _door(listener: Listener) -> Iterator[str]:
+    """Say what clients must go through."""
+    if listener.proxy_protocol:
+        yield "PROXY protocol"
+    if listener.tls:
+        auth = listener.tls.client_auth
+        yield "TLS" if auth == "none" else f"TLS, client certificates {auth}"
+    if listener.sasl:
+        yield f"clients log in by {' or '.join(listener.sasl.mechanisms)}"
 
 
 def _brokers(listener: Listener, told_port: int) -> str:

@@ -30,29 +30,43 @@ LEVELS = get_args(log.LogLevel)
 @click.option("--advertise", metavar="HOST:PORT", help="Address that clients are told, where it is another.")
 @click.option(
     "--addressing",
-    type=click.Choice(["ports", "single"]),
-    help="A port per broker beside the one listened on (default), or one port for all.",
+    type=click.Choice(["ports", "single", "sni"]),
+    help="A port per broker beside the one listened on (default), one port for all, or a TLS name per broker.",
 )
 @click.option("--username", metavar="NAME", help="User to log in to Kafka as; also KPROXY_USERNAME.")
 @click.option("--password-file", metavar="FILE", help="File with that user's password; also KPROXY_PASSWORD itself.")
-@click.option("--mechanism", type=click.Choice(["PLAIN"]), help="SASL mechanism of the login (default PLAIN).")
+@click.option(
+    "--mechanism",
+    type=click.Choice(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]),
+    help="SASL mechanism of the login (default PLAIN).",
+)
+@click.option("--tls-upstream", is_flag=True, help="Speak TLS with the brokers; the system's authorities are trusted.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="Default: console on a terminal, else json.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-def run(config: Path | None, log_format: log.LogFormat | None, log_level: log.LogLevel, **flags: str | None) -> int:
+def run(
+    config: Path | None,
+    log_format: log.LogFormat | None,
+    log_level: log.LogLevel,
+    tls_upstream: bool,
+    **flags: str | None,
+) -> int:
     """Serve Kafka clients.
 
     Give --listen and --bootstrap, or --config. Beside a file, --listen, --advertise and --addressing set its only
     listener, the others its only cluster.
     """
-    loaded = from_flags(Flags(**flags), config)
+    loaded = from_flags(Flags(**flags, tls_upstream=tls_upstream), config)
     log_format = log_format or log.default_format()
     log.configure(log_format, log_level)
     logger = structlog.get_logger("kproxy.config")
     for warning in loaded.warnings:
         logger.warning(warning)
     # Loaded here, so that a mistake is told without the weight of all that serves.
+    doors = import_module("kproxy.service.doors").Doors(loaded.config)  # a mistake in a file ends it here
+    for doubt in doors.doubts():
+        logger.warning(doubt)
     supervisor = import_module("kproxy.service.supervisor")
     code: int = supervisor.run(loaded.config, log_format=log_format, log_level=log_level)
     return code

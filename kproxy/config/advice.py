@@ -12,8 +12,11 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from kproxy.config.limits import Concurrency, Connections, FixedWindow, LeakyBucket, Limit, Match
-from kproxy.config.model import Cluster, Config, Listener, Sasl
+from kproxy.config.model import Cluster, Config, Listener
+from kproxy.config.oauth import ClientOauth, UpstreamOauth
 from kproxy.config.problems import Loc, nearest, suggestion
+from kproxy.config.sasl import ClientSasl, Sasl
+from kproxy.config.tls import ClusterTls, ListenerTls
 
 
 def place(loc: Loc) -> Loc:
@@ -114,8 +117,18 @@ def _known_keys(loc: Loc) -> list[str]:
             model: type[BaseModel] = Config
         case (str(section), _) if section in _MODELS:
             model = _MODELS[section]
-        case ("clusters", _, "sasl"):
+        case ("clusters", _, "sasl") | ("clusters", _, "credentials", _):
             model = Sasl
+        case ("clusters", _, "tls"):
+            model = ClusterTls
+        case ("clusters", _, *_, "oauth"):
+            model = UpstreamOauth
+        case ("listeners", _, "tls"):
+            model = ListenerTls
+        case ("listeners", _, "sasl"):
+            model = ClientSasl
+        case ("listeners", _, "sasl", "oauth"):
+            model = ClientOauth
         case ("limits", _, str(part)) if part in _OF_LIMITS:
             model = _OF_LIMITS[part]
         case _:

@@ -58,7 +58,7 @@ def mistakes(
         if listener.addressing == "ports":
             found += _in_ports_mode(here, listener)
         else:
-            found += _in_single_mode(here, listener)
+            found += _on_one_port(here, listener)
     for (name, listener), (other_name, other) in combinations(listeners.items(), 2):
         found += _between(name, listener, other_name, other)
     return found
@@ -67,10 +67,6 @@ def mistakes(
 def doubts(config: "Config") -> list[Problem]:
     """Find what works but is probably not meant, or has a price that the operator should know."""
     found: list[Problem] = []
-    for name, cluster in config.clusters.items():
-        if cluster.sasl and cluster.sasl.password.source == "literal":
-            text = "the password stands in the file; write {env: NAME} or {file: PATH} instead"
-            found.append(Problem(("clusters", name, "sasl", "password"), text))
     for name, listener in config.listeners.items():
         here = ("listeners", name)
         if listener.bind.any_interface and not listener.advertise:
@@ -110,7 +106,7 @@ def _loops(name: str, cluster: "Cluster", listeners: "Mapping[str, Listener]") -
                 yield Problem(("clusters", name, "bootstrap", index), text)
 
 
-def _in_single_mode(here: Loc, listener: "Listener") -> Iterator[Problem]:
+def _on_one_port(here: Loc, listener: "Listener") -> Iterator[Problem]:
     for key in ("broker_port_start", "broker_ports"):
         if getattr(listener, key) is not None:
             yield Problem((*here, key), "belongs to addressing ports; leave it out, or set addressing: ports")
@@ -119,7 +115,7 @@ def _in_single_mode(here: Loc, listener: "Listener") -> Iterator[Problem]:
 def _in_ports_mode(here: Loc, listener: "Listener") -> Iterator[Problem]:
     bind = listener.bind
     if listener.advertise and NODE in listener.advertise.host:
-        text = f"{NODE} needs addressing: single; with addressing ports each broker has a port, and all share one name"
+        text = f"{NODE} needs addressing: single or sni; with ports each broker has a port, and all share one name"
         yield Problem((*here, "advertise"), text)
     yield from _listed_ports((*here, "broker_ports"), listener, listener.broker_ports or {})
     start = range_start(listener)

@@ -28,6 +28,7 @@ class Flags(NamedTuple):
     mechanism: str | None = None
     username: str | None = None
     password_file: str | None = None
+    tls_upstream: bool = False
 
 
 def lay_over(draft: Draft, flags: Flags, environ: Mapping[str, str]) -> None:
@@ -39,16 +40,23 @@ def lay_over(draft: Draft, flags: Flags, environ: Mapping[str, str]) -> None:
     login = _given(("mechanism", flags.mechanism), ("username", flags.username), ("password", flags.password_file))
     cluster = _given(("bootstrap", flags.bootstrap)) | login
     clusters = draft.data.get("clusters")
-    if cluster:
-        at = _only(draft, "clusters", CLUSTER_NAME, [_FLAGS[key] for key in cluster])
+    if cluster or flags.tls_upstream:
+        at = _only(draft, "clusters", CLUSTER_NAME, [_FLAGS[key] for key in cluster] or ["--tls-upstream"])
     else:
         # The environment is no request by itself: where it cannot be told which cluster is meant, it is ignored.
         at = ("clusters", next(iter(clusters))) if isinstance(clusters, dict) and len(clusters) == 1 else None
     if not at:
         return
+    if flags.tls_upstream and not _has_tls(draft, at):
+        _put(draft, (*at, "tls"), {}, "--tls-upstream")
     if flags.bootstrap is not None:
         _put(draft, (*at, "bootstrap"), [part.strip() for part in flags.bootstrap.split(",")], "--bootstrap")
     _put_login(draft, at, login, environ)
+
+
+def _has_tls(draft: Draft, at: Loc) -> bool:
+    """Whether the cluster has TLS already, which says more than a flag can."""
+    return bool(draft.data[at[0]][at[1]].get("tls"))
 
 
 _FLAGS = {

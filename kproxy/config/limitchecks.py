@@ -96,6 +96,8 @@ def doubts(config: "Config") -> list[Problem]:
         here = ("limits", index)
         for doubt in _DOUBTS:
             found += doubt(here, limit)
+        if not any(listener.tells_principals for listener in config.listeners.values()):
+            found += _principals(here, limit)
         matched = [
             listener
             for name, listener in config.listeners.items()
@@ -191,7 +193,6 @@ def _concurrency(here: Loc, limit: "Limit") -> Iterator[Problem]:
 _DOUBTS: tuple[Callable[[Loc, "Limit"], Iterator[Problem]], ...] = (
     _wait,
     _reject,
-    _principals,
     _group_traffic,
     _concurrency,
 )

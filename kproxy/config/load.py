@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kproxy.config import checks, limitchecks, source
+from kproxy.config import checks, doorchecks, limitchecks, source
 from kproxy.config.advice import about_key, advice, echoes, place
 from kproxy.config.draft import Draft, one_line
 from kproxy.config.flags import Flags, lay_over
@@ -121,7 +121,7 @@ def _finish(draft: Draft, environ: Mapping[str, str]) -> Loaded:
     draft.raise_mistakes()
     if result is None:
         raise AssertionError("a refused configuration without a mistake to tell")  # a bug: better loud
-    doubts = checks.doubts(result) + limitchecks.doubts(result)
+    doubts = [*checks.doubts(result), *doorchecks.doubts(result), *limitchecks.doubts(result)]
     return Loaded(result, tuple(draft.line(problem) for problem in doubts))
 
 
@@ -137,12 +137,10 @@ def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings)
     if not clusters:
         references = {}  # told already, and not once per listener
     unknown = {detail["loc"] for detail in errors if detail["type"] == "extra_forbidden"}
-    found = checks.mistakes(
-        {str(name) for name in clusters},
-        references,
-        dict(_sound(Cluster, "clusters", clusters, unknown, around)),
-        dict(_sound(Listener, "listeners", listeners, unknown, around)),
-    )
+    sound_clusters = dict(_sound(Cluster, "clusters", clusters, unknown, around))
+    sound_listeners = dict(_sound(Listener, "listeners", listeners, unknown, around))
+    found = checks.mistakes({str(name) for name in clusters}, references, sound_clusters, sound_listeners)
+    found += doorchecks.mistakes(sound_clusters, sound_listeners)
     entries = data.get("limits") if isinstance(data, dict) else None
     limits = dict(enumerate(entries)) if isinstance(entries, list) else {}
     names = {index: name for index, entry in limits.items() if isinstance(name := _at(entry, "name"), str)}

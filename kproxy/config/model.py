@@ -20,12 +20,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from kproxy.config import checks
-from kproxy.config.base import Model, Name, written
+from kproxy.config import checks, doorchecks
+from kproxy.config.base import Model, Name, Switch, written
 from kproxy.config.limitchecks import mistakes as mistakes_of_limits
 from kproxy.config.limitchecks import references
 from kproxy.config.limits import Limit
+from kproxy.config.limitvalues import Networks
 from kproxy.config.problems import where
+from kproxy.config.sasl import ClientSasl, Sasl
+from kproxy.config.tls import ClusterTls, ListenerTls
 from kproxy.config.values import (
     Address,
     Addressing,
@@ -33,27 +36,16 @@ from kproxy.config.values import (
     Bind,
     Count,
     Duration,
+    HostName,
     NodeId,
-    Password,
     Port,
     Size,
 )
 
-Username = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
+PrincipalPattern = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
 
 CROSS_FIELD = "cross_field"
 """The pydantic error type of mistakes that lie between fields; ``load`` reports those by itself, with positions."""
-
-
-class Sasl(Model):
-    """How kproxy logs in to the brokers."""
-
-    mechanism: Literal["PLAIN"] = "PLAIN"
-    """The SASL mechanism (RFC 4616)."""
-    username: Username
-    """The user that every client acts as."""
-    password: Password
-    """{env: NAME} or {file: PATH}; a literal works, with a warning."""
 
 
 class Cluster(Model):
@@ -62,7 +54,13 @@ class Cluster(Model):
     bootstrap: Annotated[tuple[Address, ...], Field(min_length=1, max_length=1000)]
     """Brokers to ask first; the others are learnt from them."""
     sasl: Sasl | None = None
-    """The login towards the brokers; none: they ask for none."""
+    """kproxy's login towards the brokers, and its clients'; none: they ask for none."""
+    credentials: Annotated[dict[PrincipalPattern, Sasl], Field(max_length=10_000)] = Field(default_factory=dict)
+    """Logins for clients by their user names, or patterns as team-*; the first that fits; default: for the others."""
+    passthrough: Literal["plain"] | None = None
+    """plain: a client's own PLAIN user and password are used at the brokers, which judge them."""
+    tls: ClusterTls | None = None
+    """Speak TLS with the brokers; none: plain."""
     # Clients refresh theirs every 5 min (metadata.max.age.ms); one proxy asks for all of its clients, so it can
     # afford ten times as often.
     refresh_interval: Duration = written("30s")
@@ -96,13 +94,29 @@ class Listener(Model):
     bind: Bind
     """The local address to listen on."""
     advertise: Advertise | None = None
-    """The address that clients are told; with addressing single, {node} in its host stands for the broker's id."""
+    """The address that clients are told; with single or sni, {node} in its host stands for the broker's id."""
     addressing: Addressing = "ports"
-    """ports: one port per broker beside this one; single: this one port for all brokers."""
+    """ports: a port per broker beside this one; single: this one for all; sni: this one, and a TLS name per broker."""
+    bootstrap_name: HostName | None = None
+    """The name that clients begin with, which leads to any broker. For addressing sni."""
     broker_port_start: Port | None = None
     """Broker N gets this port + N; left out: the bind port + 1. For addressing ports."""
     broker_ports: dict[NodeId, Port] | None = None
     """Ports of brokers by their ids; a broker that is not listed follows broker_port_start. For addressing ports."""
+    tls: ListenerTls | None = None
+    """Speak TLS with clients; none: plain."""
+    sasl: ClientSasl | None = None
+    """Have clients log in; none: whoever connects is in."""
+    proxy_protocol: Switch = False
+    """Connections begin with a PROXY header (v1 or v2), by which a load balancer tells the client's address."""
+    trusted_proxies: Networks | None = None
+    """The load balancers that may send it; others are turned away. For proxy_protocol."""
+    # nginx's client_header_timeout is 60 s, HAProxy's guides say 5 to 10 s; brokers have no limit of their own.
+    login_timeout: Duration = written("10s")
+    """How long a client may take from its connection to the end of its login: PROXY header, TLS and SASL."""
+    # OpenSSH's MaxStartups is 100 for a few logins a minute; after a restart all clients of a proxy come back at once.
+    unauthenticated_max: Count = 1000
+    """How many may be on their way in at once; then the oldest of the busiest address is pushed out."""
     # Kafka's socket.request.max.bytes.
     request_bytes_max: Size = written("100MiB")
     """The largest request a client may send."""
@@ -120,6 +134,11 @@ class Listener(Model):
     # socket.listen.backlog.size is 50, which drops connections in such a storm.
     backlog: Annotated[int, Field(strict=True, ge=1, le=65535)] = 4096
     """How many connections may wait in the kernel to be accepted."""
+
+    @property
+    def tells_principals(self) -> bool:
+        """Whether it finds out who its clients are."""
+        return self.sasl is not None or (self.tls is not None and self.tls.client_auth != "none")
 
 
 class Config(Model):
@@ -145,6 +164,7 @@ class Config(Model):
     def _between_fields(self) -> Self:
         named = {name: listener.cluster for name, listener in self.listeners.items()}
         found = checks.mistakes(set(self.clusters), named, self.clusters, self.listeners)
+        found += doorchecks.mistakes(self.clusters, self.listeners)
         limits = dict(enumerate(self.limits))
         names = {index: limit.name for index, limit in limits.items()}
         found += mistakes_of_limits(names, references(limits), limits, self.listeners)

@@ -179,6 +179,15 @@ def _host_port(value: object, *, example: str, shown: str | None = None) -> Host
     return HostPort(host, int(port_text))
 
 
+def parse_host_name(value: object) -> str:
+    """Check a host name without a port."""
+    example = "kafka.example.com"
+    if not isinstance(value, str) or not value or ":" in value:
+        raise ValueError(f"{quoted(value)} is no host name; write one without a port, as in {example}")
+    _check_name(value, quoted(value), f"{example}:9092")
+    return value
+
+
 def _ipv6(host: str, shown: str) -> str:
     try:
         return str(ipaddress.IPv6Address(host))
@@ -309,8 +318,13 @@ Advertise = Annotated[
     _address_schema("kafka.example.com:9092", "kafka-{node}.example.com:9092"),
     AS_TEXT,
 ]
+HostName = Annotated[
+    str,
+    PlainValidator(parse_host_name),
+    WithJsonSchema({"type": "string", "minLength": 1, "examples": ["kafka.example.com"]}),
+]
 Password = Annotated[Secret, PlainValidator(parse_secret), WithJsonSchema(_SECRET_SCHEMA), AS_TEXT]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 NodeId = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
-Addressing = Literal["ports", "single"]
+Addressing = Literal["ports", "single", "sni"]

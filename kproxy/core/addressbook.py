@@ -9,7 +9,8 @@ with the same configuration advertise the same, and a firewall rule written toda
     >>> layout.bind_port_of(3), layout.advertised_port_of(3)      # 9092 + 1 + 3, and the same distance outside
     (9096, 19096)
 
-``single``: one port for all, with one name or, with ``{node}`` in it, a name per broker.
+``single``: one port for all, with one name or, with ``{node}`` in it, a name per broker. ``sni``: one TLS port for all,
+with a name per broker, which is what tells it.
 
 An address that a broker said never leaves an AddressBook: for a node that no port can be given, clients get the
 bootstrap address, where any broker answers, and ``unmappable`` says so to whoever logs it.
@@ -22,6 +23,10 @@ from typing import Protocol
 from kproxy.core.rewrite import Advertise
 
 PORT_MAX = 65_535
+
+NODE = "{node}"
+NODE_DIGITS_MAX = 10
+"""A node id is an INT32."""
 
 
 class Layout(Protocol):
@@ -77,7 +82,44 @@ class SingleLayout:
 
     def address(self, node_id: int, host: str) -> tuple[str, int] | None:
         """Return (host, port) for a node: see Layout."""
-        return host.replace("{node}", str(node_id)), self.advertised_port
+        return host.replace(NODE, str(node_id)), self.advertised_port
+
+
+@dataclass(frozen=True, slots=True)
+class NameLayout:
+    """``addressing: sni``: one TLS port, and a host name per broker, which its clients ask for (RFC 6066).
+
+    >>> layout = NameLayout("b{node}.kafka.example.com", "kafka.example.com", 9092)
+    >>> layout.node_of("B2.kafka.example.com"), layout.node_of("kafka.example.com"), layout.knows("example.com")
+    (2, None, False)
+    """
+
+    pattern: str
+    bootstrap_name: str
+    """Leads to any broker."""
+    advertised_port: int
+
+    def address(self, node_id: int, host: str) -> tuple[str, int] | None:  # noqa: ARG002  names are configured
+        """Return (host, port) for a node: see Layout."""
+        return self.pattern.replace(NODE, str(node_id)), self.advertised_port
+
+    def knows(self, name: str | None) -> bool:
+        """Tell whether a name leads anywhere."""
+        return name is not None and (_plain(name) == _plain(self.bootstrap_name) or self.node_of(name) is not None)
+
+    def node_of(self, name: str) -> int | None:
+        """Return the node that a name means; None: the bootstrap name, or one that is not known."""
+        before, _, behind = _plain(self.pattern).partition(NODE)
+        name = _plain(name)
+        if not (name.startswith(before) and name.endswith(behind)):
+            return None
+        digits = name[len(before) : len(name) - len(behind)]
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= NODE_DIGITS_MAX else None
+
+
+def _plain(name: str) -> str:
+    """DNS does not tell cases apart, and a name may end with a dot."""
+    return name.lower().removesuffix(".")
 
 
 class AddressBook:
@@ -97,7 +139,7 @@ class AddressBook:
         found = self._layout.address(node_id, host)
         if found is None:
             self.unmappable.add(node_id)
-            return host.replace("{node}", "bootstrap"), self._advertised_port
+            return host.replace(NODE, "bootstrap"), self._advertised_port
         return found
 
     def advertise_for(self, host: str) -> Advertise:

@@ -522,13 +522,23 @@ class Exchange:
 
     def login_answered(self, body: bytes, *, logged_in: bool) -> bytes:
         """Answer ``login``; return what the broker gets now. Raises as ``from_client``."""
-        login, self.login = self.login, None
-        assert login is not None  # noqa: S101  the caller has it from here
-        self.reply(frames.response(login.correlation_id, login.key, login.version, body))
+        self.login_refused(body)
         if logged_in:
             self.expired = False
             self._kinds = self.offer.kinds
         return self._unhold(_LOGGING_IN)
+
+    def login_refused(self, body: bytes) -> None:
+        """Answer ``login`` for the last time: nothing goes on, the connection is to be ended."""
+        login, self.login = self.login, None
+        assert login is not None  # noqa: S101  the caller has it from here
+        self.reply(frames.response(login.correlation_id, login.key, login.version, body))
+
+    def introduced(self, offer: Offer, software: apiversions.ClientSoftware | None) -> None:
+        """The client has asked for ApiVersions on its way in, and has been told ``offer``."""
+        self.offer = offer
+        self.software = software
+        self._kinds = offer.kinds
 
     def expire(self) -> None:
         """The client's login has ended: refuse, as Kafka does, whatever is not a new one."""

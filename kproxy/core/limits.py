@@ -20,11 +20,11 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from heapq import nsmallest
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
+from kproxy.core.addresses import Network, within
 from kproxy.core.meters import (
     CATCH_UP_SECONDS,
     GRACE_SECONDS,
@@ -41,9 +41,6 @@ from kproxy.core.meters import (
     Window,
 )
 from kproxy.wire.apis import ApiKey
-
-ANONYMOUS = "User:ANONYMOUS"
-"""The principal of a client that has not logged in (KafkaPrincipal.ANONYMOUS)."""
 
 KEYS_MAX = 100_000
 
@@ -182,7 +179,7 @@ class Rule:
     apis: frozenset[int] | None = None
     principals: tuple[str, ...] | None = None
     client_ids: tuple[str, ...] | None = None
-    client_ips: tuple[IPv4Network | IPv6Network, ...] | None = None
+    client_ips: tuple[Network, ...] | None = None
     action: Action = Action.THROTTLE
     max_wait_seconds: float = MAX_WAIT_SECONDS
     dry_run: bool = False
@@ -200,7 +197,7 @@ class Rule:
             (self.listeners is None or client.listener in self.listeners)
             and _among(client.principal, self.principals)
             and _among(client.client_id, self.client_ids)
-            and (self.client_ips is None or _within(client.client_ip, self.client_ips))
+            and (self.client_ips is None or within(client.client_ip, self.client_ips))
         )
 
     def counts(self, key: int) -> bool:
@@ -210,15 +207,6 @@ class Rule:
 
 def _among(text: str, patterns: tuple[str, ...] | None) -> bool:
     return patterns is None or any(fnmatchcase(text, pattern) for pattern in patterns)
-
-
-def _within(host: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:  # a Unix socket, say
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in networks)
 
 
 @dataclass(slots=True)

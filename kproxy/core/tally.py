@@ -15,7 +15,7 @@ from kproxy.wire.apis import APIS
 
 
 class Tally:
-    """The counters of one listener. All only grow, but ``connections``, which is how many are open now."""
+    """The counters of one listener. All only grow, but ``connections`` and ``waiting``, which are of now."""
 
     __slots__ = (
         "bytes_in",
@@ -25,10 +25,13 @@ class Tally:
         "dial_failures",
         "dials",
         "login_failures",
+        "logins",
         "lost_bytes",
         "opened",
         "reauthentications",
         "requests",
+        "turned_away",
+        "waiting",
     )
 
     def __init__(self) -> None:
@@ -47,6 +50,12 @@ class Tally:
         self.dial_failures = 0
         self.login_failures = 0
         self.reauthentications = 0
+        self.logins: Counter[tuple[str, bool]] = Counter()
+        """Logins of clients: (mechanism, whether it got in) -> how many, later ones of one connection included."""
+        self.turned_away: Counter[Cause] = Counter()
+        """Connections that ended before they were in; they count nowhere else."""
+        self.waiting = 0
+        """How many connections are on their way in now."""
         self.lost_bytes = 0
         """Bytes read from clients that could not be sent to a broker within the dial bound."""
 
@@ -68,4 +77,8 @@ class Tally:
             "login_failures": self.login_failures,
             "reauthentications": self.reauthentications,
             "lost_bytes": self.lost_bytes,
+            "logins": {name: count for (name, let_in), count in self.logins.items() if let_in},
+            "logins_refused": {name: count for (name, let_in), count in self.logins.items() if not let_in},
+            "turned_away": {str(cause): count for cause, count in self.turned_away.items()},
+            "waiting": self.waiting,
         }

@@ -6,13 +6,15 @@ the transport can be handed to a relay: ``conversation.transport.set_protocol(re
 
 import asyncio
 import os
+import ssl
 from collections import deque
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 from kproxy.core.sasl import CLIENT_ID, Login, Mechanism
-from kproxy.errors import Hangup, Malformed, ProtocolError, UpstreamError
+from kproxy.errors import Hangup, Malformed, ProtocolError, TlsError, UpstreamError
 from kproxy.net.sockets import keep_alive
+from kproxy.net.tls import SHUTDOWN_SECONDS, ClientTls, explain, keep_unread
 from kproxy.wire import apiversions, frames
 from kproxy.wire.apis import ApiKey
 from kproxy.wire.apiversions import ApiVersionsAnswer
@@ -147,20 +149,35 @@ class Conversation(asyncio.Protocol):
         self.transport.abort()
 
 
-async def connect(host: str, port: int, timeout_seconds: float) -> Conversation:
-    """Connect to a broker.
+async def connect(host: str, port: int, timeout_seconds: float, tls: ClientTls | None = None) -> Conversation:
+    """Connect to a broker, by TLS where it is given.
 
     Raises:
         UpstreamError: it cannot be reached; the text says why.
     """
     loop = asyncio.get_running_loop()
+    options: dict[str, Any] = {}
+    if tls is not None:
+        # The timeout around it ends the handshake; this one must only not end it before.
+        options = {
+            "ssl": tls.context,
+            "server_hostname": tls.server_name(host),
+            "ssl_handshake_timeout": timeout_seconds + 1,
+            "ssl_shutdown_timeout": SHUTDOWN_SECONDS,
+        }
     try:
         async with asyncio.timeout(timeout_seconds):
-            transport, conversation = await loop.create_connection(Conversation, host, port)
+            transport, conversation = await loop.create_connection(Conversation, host, port, **options)
     except TimeoutError:
         raise UpstreamError(f"{host}:{port}: no connection within {timeout_seconds:g} s") from None
+    except ssl.SSLError as error:
+        raise TlsError(f"{host}:{port}: {explain(error, 'broker')}") from None
     except OSError as error:
+        if tls is not None and isinstance(error, ConnectionResetError | ConnectionAbortedError):
+            raise TlsError(f"{host}:{port}: {explain(error, 'broker')}") from None
         raise UpstreamError(f"{host}:{port}: {reason(error)}") from None
+    if tls is not None:
+        keep_unread(transport)
     keep_alive(transport)
     return conversation
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 from kproxy.core.patience import Patience
+from kproxy.core.sasl import Mechanism
 from kproxy.core.tally import Tally
 from kproxy.errors import AuthError, KproxyError, UpstreamError
 from kproxy.net.link import ClusterLink, Opened
@@ -25,8 +26,10 @@ class Dialler:
         settings = link.settings
         self._patience = Patience(settings.dial_patience_seconds, settings.dial_patience_max_seconds)
 
-    async def dial(self, client_host: str, node_id: int | None) -> Opened:
-        """Dial a broker (None: any that is up) until it answers or the client has been held long enough.
+    async def dial(self, client_host: str, node_id: int | None, mechanism: Mechanism | None) -> Opened:
+        """Dial a broker (None: any that is up) and log in by ``mechanism``.
+
+        It is tried until it answers or the client has been held long enough.
 
         Raises:
             UpstreamError, ProtocolError: why the last try failed.
@@ -37,7 +40,7 @@ class Dialler:
         deadline = began + self.patience(client_host, node_id, began)
         while True:
             try:
-                opened, _ = await self.try_once(node_id)
+                opened, _ = await self.try_once(node_id, mechanism)
             except KproxyError as error:
                 left = deadline - loop.time()
                 if left <= 0:
@@ -63,7 +66,7 @@ class Dialler:
         """Return how long this client may be held now; see core.patience."""
         return self._patience.take(client_host, -1 if node_id is None else node_id, now_seconds)
 
-    async def try_once(self, node_id: int | None) -> tuple[Opened, int]:
+    async def try_once(self, node_id: int | None, mechanism: Mechanism | None) -> tuple[Opened, int]:
         """Dial a broker (None: any that is up) once; return the connection and the broker's id. Raises as ``dial``."""
         if node_id is None:
             up = self._link.up_nodes()
@@ -72,7 +75,7 @@ class Dialler:
             node_id = random.choice(up)  # noqa: S311  spreads the load, no secret
         self._tally.dials += 1
         try:
-            return await self._link.open(node_id), node_id
+            return await self._link.open(node_id, mechanism), node_id
         except KproxyError as error:
             self._tally.dial_failures += 1
             self._tally.login_failures += isinstance(error, AuthError)

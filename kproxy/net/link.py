@@ -20,6 +20,7 @@ from kproxy.core.view import Change, ClusterView
 from kproxy.errors import AuthError, Hangup, KproxyError, UpstreamError
 from kproxy.net.conversation import Conversation, connect
 from kproxy.net.tasks import Tasks
+from kproxy.net.tls import ClientTls
 from kproxy.wire import apiversions
 from kproxy.wire.apis import ApiKey
 from kproxy.wire.apiversions import ApiVersionsAnswer
@@ -59,6 +60,9 @@ class ClusterSettings:
     name: str
     bootstrap: tuple[tuple[str, int], ...]
     mechanism: Mechanism | None = None
+    """How kproxy logs in for itself; clients may have other ways."""
+    tls: ClientTls | None = None
+    """How to speak TLS with the brokers; None: not."""
     refresh_interval_seconds: float = 30.0
     dial_timeout_seconds: float = 5.0
     login_timeout_seconds: float = 10.0
@@ -73,6 +77,8 @@ class Opened:
     conversation: Conversation
     session_lifetime_ms: int
     authenticate_version: int
+    mechanism: Mechanism | None
+    """How it was logged in, and is to be again."""
 
 
 class NodeLink:
@@ -170,34 +176,34 @@ class ClusterLink:
             raise UpstreamError("no broker is up" if node_id is None else f"broker {node_id} is not up")
         return await node.conversation.request(key, version, body, timeout_seconds)
 
-    async def open(self, node_id: int) -> Opened:
-        """Dial a broker once and log in. Raises UpstreamError, AuthError, ProtocolError."""
+    async def open(self, node_id: int, mechanism: Mechanism | None) -> Opened:
+        """Dial a broker once and log in by ``mechanism``. Raises UpstreamError, AuthError, ProtocolError."""
         broker = self.view.brokers.get(node_id)
         if broker is None:
             raise UpstreamError(f"broker {node_id} is not in the cluster")
-        if self.login_refused is not None:
+        if self.login_refused is not None and mechanism is self.settings.mechanism:
             raise self.login_refused
         table = self.view.table(node_id)
-        return (await self._open(broker.host, broker.port, table))[0]
+        return (await self._open(broker.host, broker.port, table, mechanism))[0]
 
     # The inside.
 
     async def _open(
-        self, host: str, port: int, table: ApiVersionsAnswer | None
+        self, host: str, port: int, table: ApiVersionsAnswer | None, mechanism: Mechanism | None
     ) -> tuple[Opened, ApiVersionsAnswer | None]:
         """Connect and log in; where ``table`` is unknown, ask for it first (as Java does) to know SaslAuthenticate."""
         settings = self.settings
-        conversation = await connect(host, port, settings.dial_timeout_seconds)
+        conversation = await connect(host, port, settings.dial_timeout_seconds, settings.tls)
         try:
-            if settings.mechanism is None:
-                return Opened(conversation, 0, 0), table
+            if mechanism is None:
+                return Opened(conversation, 0, 0, None), table
             if table is None:
                 body = await conversation.request(ApiKey.API_VERSIONS, 0, b"", settings.login_timeout_seconds)
                 table = apiversions.parse_response(0, body)
             highest = table.ranges.get(ApiKey.SASL_AUTHENTICATE, (0, 1))[1]
             version = min(highest, AUTHENTICATE_VERSION_MAX)
-            lifetime_ms = await conversation.login(settings.mechanism, version, settings.login_timeout_seconds)
-            return Opened(conversation, lifetime_ms, version), table
+            lifetime_ms = await conversation.login(mechanism, version, settings.login_timeout_seconds)
+            return Opened(conversation, lifetime_ms, version, mechanism), table
         except AuthError:
             self.login_failures += 1
             conversation.close()
@@ -266,7 +272,7 @@ class ClusterLink:
         for host, port in dict.fromkeys((*random.sample(known, len(known)), *self.settings.bootstrap)):
             self._tried = f"{host}:{port}"
             try:
-                opened, _ = await self._open(host, port, None)
+                opened, _ = await self._open(host, port, None, self.settings.mechanism)
                 try:
                     table = await opened.conversation.api_versions(timeout)
                     return await _metadata(opened.conversation, table, timeout)
@@ -285,7 +291,8 @@ class ClusterLink:
             node.hint.clear()
             broker = self.view.brokers[node_id]
             try:
-                opened, _ = await self._open(broker.host, broker.port, self.view.table(node_id))
+                table = self.view.table(node_id)
+                opened, _ = await self._open(broker.host, broker.port, table, self.settings.mechanism)
                 table = await opened.conversation.api_versions(self.settings.login_timeout_seconds)
             except KproxyError as error:
                 node.tried.set()

@@ -7,25 +7,35 @@ a relay. Its sockets come from outside (the supervisor owns them), bound and not
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
-from kproxy.core.addressbook import AddressBook, PortLayout, SingleLayout
+from kproxy.core.acceptor import Identity
+from kproxy.core.addressbook import AddressBook, NameLayout, PortLayout, SingleLayout
+from kproxy.core.addresses import Network
 from kproxy.core.causes import Cause
+from kproxy.core.clientlogin import Terms
 from kproxy.core.directory import Directory
+from kproxy.core.distinguished import Certificate
 from kproxy.core.exchange import FRAME_BYTES_MAX, Front
 from kproxy.core.limits import Limits
+from kproxy.core.sasl import Mechanism
 from kproxy.core.tally import Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
 from kproxy.net.dial import Dialler
+from kproxy.net.door import Door
+from kproxy.net.entry import Entry
 from kproxy.net.finder import Finder
 from kproxy.net.link import ClusterLink, Opened
 from kproxy.net.relay import ClientSide, Shared
 from kproxy.net.routed import RoutedClientSide, Routing
 from kproxy.net.tasks import Tasks
+from kproxy.net.threshold import Guest
+from kproxy.net.tls import ServerTls
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +62,19 @@ class ListenerSettings:
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     backlog: int = 4096
+    networks: tuple[Network, ...] | None = None
+    """Whom to let in at all; None: anybody."""
+    proxies: tuple[Network, ...] | None = None
+    """Load balancers whose connections begin with a PROXY header; None: there are none."""
+    tls: ServerTls | None = None
+    principal_of: Callable[[Certificate | None], str] | None = None
+    names: NameLayout | None = None
+    """For addressing sni."""
+    terms: Terms | None = None
+    login_timeout_seconds: float = 10.0
+    waiting_max: int = 1000
+    mechanism_for: Callable[[Identity], Mechanism | None] | None = None
+    """How to log in to the brokers for a client; None: as kproxy does."""
 
 
 SocketSource = Callable[[str, int | None, int], Awaitable[socket.socket]]
@@ -62,20 +85,28 @@ class Listener:
     """One listener of one cluster. ``open`` it once the link is ready."""
 
     def __init__(
-        self, settings: ListenerSettings, link: ClusterLink, sockets: SocketSource, limits: Limits | None = None
+        self,
+        settings: ListenerSettings,
+        link: ClusterLink,
+        sockets: SocketSource,
+        limits: Limits | None = None,
+        executor: Executor | None = None,
     ) -> None:
-        """Prepare a listener; nothing is open yet."""
+        """Prepare a listener; nothing is open yet. ``executor`` does the hard work of logins."""
         self.settings = settings
         self._limits = limits
         self.tally = Tally()
         self._link = link
         self._sockets = sockets
         self._tasks = Tasks()
-        self._servers: dict[int | None, asyncio.Server] = {}
+        self._doors: dict[int | None, Door] = {}
         self._unmappable: set[int] = set()
         single = settings.addressing == "single"
-        layout = SingleLayout(settings.advertised_port) if single else settings.layout
+        self._a_port_each = settings.addressing == "ports"
+        layout = SingleLayout(settings.advertised_port) if single else settings.names or settings.layout
         self._book = AddressBook(layout, settings.advertised_port, link.saw_endpoint)
+        self._mechanism_for = settings.mechanism_for or (lambda _: link.settings.mechanism)
+        self._executor = executor
         self._dialler = Dialler(link, self.tally)
         self._routing: Routing | None = None
         if single:
@@ -87,9 +118,31 @@ class Listener:
     @property
     def address(self) -> str:
         """The address that clients should use; where each broker has a name of its own, the first one's."""
-        host = self.settings.advertised_host or self.settings.bind_host
+        settings = self.settings
+        if settings.names is not None:
+            return f"{settings.names.bootstrap_name}:{settings.advertised_port}"
+        host = settings.advertised_host or settings.bind_host
         host = host.replace("{node}", str(min(self._link.view.brokers, default=0)))
-        return f"{host}:{self.settings.advertised_port}"
+        return f"{host}:{settings.advertised_port}"
+
+    def _make_entry(self, front: Front) -> Entry:
+        settings = self.settings
+        terms = settings.terms
+        return Entry(
+            name=settings.name,
+            front=front,
+            tasks=self._tasks,
+            networks=settings.networks,
+            proxies=settings.proxies,
+            tls=settings.tls,
+            principal_of=settings.principal_of,
+            node_of=None if settings.names is None else settings.names.node_of,
+            terms=terms,
+            executor=self._executor,
+            judge=self._judge if terms is not None and terms.judged_upstream else None,
+            login_timeout_seconds=settings.login_timeout_seconds,
+            waiting_max=settings.waiting_max,
+        )
 
     async def open(self) -> None:
         """Open the bootstrap port and the brokers' ports. Raises OSError where one can't be had."""
@@ -97,26 +150,29 @@ class Listener:
         if offer is None:
             raise UpstreamError("the cluster has not answered")
         settings = self.settings
+        front = Front(offer, self.tally, settings.request_bytes_max, settings.terms is not None)
         self._shared = Shared(
             name=settings.name,
-            front=Front(offer, self.tally, settings.request_bytes_max),
+            front=front,
             link=self._link,
+            entry=self._make_entry(front),
             advertise_for=self._book.advertise_for,
             open_broker=self._open_broker,
+            mechanism_for=self._mechanism_for,
             advertised_host=settings.advertised_host,
             limits=self._limits,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
             tasks=self._tasks,
         )
-        if self._routing is None:
+        if self._a_port_each:
             for node_id in sorted(self._link.view.brokers):
                 await self._open_port(node_id)
         await self._open_port(None)
         self._tasks.spawn(f"sweep {settings.name}", self._sweep())
 
     async def _open_port(self, node_id: int | None) -> None:
-        if node_id in self._servers:
+        if node_id in self._doors:
             return
         settings = self.settings
         port = settings.bind_port if node_id is None else settings.layout.bind_port_of(node_id)
@@ -132,18 +188,25 @@ class Listener:
                 )
             return
         sock = await self._sockets(settings.name, node_id, port)
-        loop = asyncio.get_running_loop()
         shared = self._shared
         assert shared is not None  # noqa: S101  open() has made it
         routing = self._routing
 
-        def accept() -> ClientSide:
-            return ClientSide(shared, node_id) if routing is None else RoutedClientSide(shared, routing)
+        def admit(guest: Guest) -> ClientSide:
+            if routing is not None:
+                return RoutedClientSide(shared, guest, routing)
+            return ClientSide(shared, guest, guest.node_id if node_id is None else node_id)
 
-        self._servers[node_id] = await loop.create_server(accept, sock=sock, backlog=settings.backlog)
+        door = self._doors[node_id] = Door(sock, shared.entry, admit)
+        door.open(settings.backlog)
 
     async def _open_broker(self, client: ClientSide) -> Opened:
-        return await self._dialler.dial(client.peer.rpartition(":")[0], client.node_id)
+        return await self._dialler.dial(client.host, client.node_id, self._mechanism_for(client.identity))
+
+    async def _judge(self, identity: Identity, host: str) -> None:
+        """Log in to any broker for a client, to see whether it may; raises as a dial."""
+        opened = await self._dialler.dial(host, None, self._mechanism_for(identity))
+        opened.conversation.close()
 
     def cluster_changed(self, change: Change) -> None:
         """Follow the cluster: ports for new brokers, none for forgotten ones, and what is offered now."""
@@ -155,10 +218,10 @@ class Listener:
             for client in list(shared.connections):
                 client.offer_changed()
         for node_id in change.forgotten:
-            server = self._servers.pop(node_id, None)
-            if server is not None:
-                server.close()
-        if change.added and self._routing is None:
+            door = self._doors.pop(node_id, None)
+            if door is not None:
+                door.close()
+        if change.added and self._a_port_each:
             self._tasks.spawn(f"ports of {self.settings.name}", self._open_new_ports())
 
     async def _open_new_ports(self) -> None:
@@ -192,12 +255,13 @@ class Listener:
 
     async def drain(self, timeout_seconds: float) -> None:
         """Accept no more; let what is in flight finish, then close; whoever is left after the timeout is cut off."""
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
+        for door in self._doors.values():
+            door.close()
+        self._doors.clear()
         shared = self._shared
         if shared is None:
             return
+        shared.entry.crowd.clear(Cause.DRAINED)
         shared.draining = True
         for client in list(shared.connections):
             client.drain()

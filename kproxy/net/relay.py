@@ -17,18 +17,22 @@ from typing import cast
 
 import structlog
 
+from kproxy.core.acceptor import Identity
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
 from kproxy.core.limits import Limits
 from kproxy.core.metered import MeteredExchange
 from kproxy.core.rewrite import Advertise
-from kproxy.core.sasl import Login
+from kproxy.core.sasl import Login, Mechanism
 from kproxy.core.suppressor import Suppressor
-from kproxy.errors import AuthError, KproxyError, ProtocolError
+from kproxy.errors import AuthError, KproxyError, ProtocolError, Unsupported
+from kproxy.net.entry import Entry
 from kproxy.net.gate import Gate
 from kproxy.net.link import RENEW_AT, ClusterLink, Opened
+from kproxy.net.session import Session
 from kproxy.net.sockets import keep_alive
 from kproxy.net.tasks import Tasks
+from kproxy.net.threshold import Guest
 from kproxy.wire.frames import describe_garbage
 
 _log = structlog.get_logger(__name__)
@@ -53,9 +57,13 @@ class Shared:
     name: str
     front: Front
     link: ClusterLink
+    entry: Entry
+    """How clients get in, and log in anew."""
     advertise_for: Callable[[str], Advertise]
     open_broker: Callable[["ClientSide"], Awaitable[Opened]]
     """Dial the broker that a connection is for, within the bounds of patience."""
+    mechanism_for: Callable[[Identity], Mechanism | None]
+    """How to log in to the brokers for a client; raises AuthError where there is no way."""
     advertised_host: str | None = None
     """None: whatever local address the client reached."""
     limits: Limits | None = None
@@ -85,6 +93,7 @@ class BrokerSide(asyncio.Protocol):
         self.transport.set_protocol(self)
         self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
         self.authenticate_version = opened.authenticate_version
+        self.mechanism = opened.mechanism
         self._linger: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self.renew_in(opened.session_lifetime_ms)
@@ -182,8 +191,11 @@ class ClientSide(asyncio.Protocol):
         "exchange",
         "gate",
         "gone",
+        "guest",
+        "host",
         "node_id",
         "peer",
+        "session",
         "shared",
         "transport",
         "watching",
@@ -192,11 +204,14 @@ class ClientSide(asyncio.Protocol):
     exchange: Exchange
     transport: asyncio.Transport
 
-    def __init__(self, shared: Shared, node_id: int | None) -> None:
-        """Serve a client of a listener; ``node_id``: the broker its port is for, None: any."""
+    def __init__(self, shared: Shared, guest: Guest, node_id: int | None) -> None:
+        """Serve a client of a listener that is in; ``node_id``: the broker its port or name is for, None: any."""
         self.shared = shared
         self.node_id = node_id
-        self.peer = "?"
+        self.guest = guest
+        self.host = guest.host.removeprefix("::ffff:")  # IPv4 on a socket for both (RFC 4291)
+        self.peer = f"{self.host}:{guest.port}"
+        self.session: Session | None = None
         self.broker: BrokerSide | None = None
         self.gate: Gate | None = None
         self.gone = False
@@ -224,11 +239,14 @@ class ClientSide(asyncio.Protocol):
         # uvloop's is one in all but name.
         self.transport = cast("asyncio.Transport", transport)
         shared = self.shared
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         local = transport.get_extra_info("sockname")
         host = shared.advertised_host or (local[0] if local else "localhost")
         self.exchange = self.make_exchange(host)
+        guest = self.guest
+        if guest.offer is not None:
+            self.exchange.introduced(guest.offer, guest.software)
+        if guest.proven is not None:
+            self.session = Session(self, shared.entry, guest.proven)
         self._tally.opened += 1
         self._tally.connections += 1
         shared.connections.add(self)
@@ -240,6 +258,11 @@ class ClientSide(asyncio.Protocol):
             self.end(Cause.DRAINED)
         elif shared.limits is not None:
             self.gate = Gate(self, shared.limits)
+
+    @property
+    def identity(self) -> Identity:
+        """Who the client is."""
+        return self.guest.identity if self.session is None else self.session.identity
 
     def make_exchange(self, host: str) -> Exchange:
         """Return the machine for this connection, whose client knows us as ``host``."""
@@ -303,7 +326,8 @@ class ClientSide(asyncio.Protocol):
         self._eof = True
         self.watching = True
         self.look_after()
-        return not self.transport.is_closing()
+        # TLS has no half-closed connections: asyncio closes it, whatever is returned, and warns of True.
+        return self.guest.tls is None and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the cause says enough
         """See asyncio."""
@@ -313,6 +337,8 @@ class ClientSide(asyncio.Protocol):
         self._forget_buffered()
         if self.gate is not None:
             self.gate.leave(by_client=self._cause in {None, Cause.CLIENT_CLOSED})
+        if self.session is not None:
+            self.session.leave()
         self._tally.connections -= 1
         self._tally.closed[self._cause or Cause.CLIENT_CLOSED] += 1
         self.shared.connections.discard(self)
@@ -468,7 +494,7 @@ class ClientSide(asyncio.Protocol):
         if cause in _UNREMARKABLE:
             return
         now = asyncio.get_running_loop().time()
-        left_out = self.shared.quiet.tell((cause, self.peer.rpartition(":")[0], self.node_id), now)
+        left_out = self.shared.quiet.tell((cause, self.host, self.node_id), now)
         if left_out is None:
             return
         if left_out:
@@ -483,7 +509,9 @@ class ClientSide(asyncio.Protocol):
     def client_broke_protocol(self, error: ProtocolError, data: bytes) -> None:
         """The client's bytes, the last of them ``data``, are no requests: end it, and say what they are."""
         cause, text = Cause.of_request(error), str(error)
-        garbage = None if self.exchange.begun else describe_garbage(data)
+        if self.exchange.expired and isinstance(error, Unsupported):
+            cause, text = Cause.SESSION_EXPIRED, "the client did not log in anew in time (KIP-368)"
+        garbage = None if self.exchange.begun or self.exchange.software is not None else describe_garbage(data)
         if garbage is not None:
             cause = Cause.TLS_ON_PLAIN_PORT if data[:1] == b"\x16" else Cause.HTTP_ON_KAFKA_PORT
             text = garbage
@@ -498,11 +526,14 @@ class ClientSide(asyncio.Protocol):
     def _send_replies(self) -> None:
         out = b"".join(self.exchange.replies)
         self.exchange.replies.clear()
-        self._tally.bytes_out += len(out)
-        self.transport.write(out)
-        if self.exchange.sasl_refused:
+        if out:
+            self._tally.bytes_out += len(out)
+            self.transport.write(out)
+        if self.exchange.login is not None and self.session is not None:
+            self.session.attend(self.exchange.login)
+        elif self.exchange.sasl_refused:
             self.exchange.sasl_refused = False
-            if self.shared.quiet.tell(("sasl", self.peer.rpartition(":")[0]), asyncio.get_running_loop().time()) == 0:
+            if self.shared.quiet.tell(("sasl", self.host), asyncio.get_running_loop().time()) == 0:
                 _log.warning(
                     "client tried to log in, but this listener asks for no credentials: "
                     "set the client's security.protocol to PLAINTEXT",
@@ -514,10 +545,9 @@ class ClientSide(asyncio.Protocol):
 
     def renew_login(self) -> None:
         """Begin to renew: at once at a request boundary, otherwise when the request under way has been sent."""
-        mechanism = self.shared.link.settings.mechanism
-        if self.gone or self.broker is None or self._login is not None or mechanism is None:
+        if self.gone or self.broker is None or self._login is not None or self.broker.mechanism is None:
             return
-        self._login = Login(mechanism, self.broker.authenticate_version)
+        self._login = Login(self.broker.mechanism, self.broker.authenticate_version)
         self.exchange.hold()
         self._holding = True
         self._held()

@@ -21,6 +21,7 @@ from kproxy.net.dial import RETRY_GAP_SECONDS, Dialler
 from kproxy.net.finder import Finder
 from kproxy.net.link import Opened
 from kproxy.net.relay import BROKER_FULL, BrokerSide, ClientSide, Shared
+from kproxy.net.threshold import Guest
 from kproxy.wire.routing import Target
 
 _log = structlog.get_logger(__name__)
@@ -97,9 +98,9 @@ class RoutedClientSide(ClientSide):
 
     exchange: RoutedExchange
 
-    def __init__(self, shared: Shared, routing: Routing) -> None:
+    def __init__(self, shared: Shared, guest: Guest, routing: Routing) -> None:
         """Serve a client of a listener with one address for all brokers."""
-        super().__init__(shared, None)
+        super().__init__(shared, guest, None)
         self.routing = routing
         self._lanes: dict[int, LaneSide] = {}
         self._lane: int | None = None  # whose connection ``broker`` is
@@ -254,7 +255,7 @@ class RoutedClientSide(ClientSide):
             return None  # it is known to be down: no need to see a dial fail first
         while True:
             try:
-                return await dialler.try_once(node_id)
+                return await dialler.try_once(node_id, self.shared.mechanism_for(self.identity))
             except KproxyError as error:
                 now = loop.time()
                 if self._patient_until is None:
@@ -282,7 +283,7 @@ class RoutedClientSide(ClientSide):
         """Another leader is elected within seconds: wait for that; for a broker that nobody replaces, as relay does."""
         if reach.node_id is not None and reach.route.target in _ELECTED:
             return self.shared.link.settings.dial_patience_max_seconds
-        return self.routing.dialler.patience(self.peer.rpartition(":")[0], reach.node_id, now_seconds)
+        return self.routing.dialler.patience(self.host, reach.node_id, now_seconds)
 
     def _not_reached(self, error: KproxyError) -> None:
         self._backlog.append(self.exchange.forsake())

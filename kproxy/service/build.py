@@ -4,19 +4,19 @@ from kproxy.config import limits as configured
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.core import limits as core
 from kproxy.core.addressbook import PortLayout
-from kproxy.core.sasl import Plain
 from kproxy.net.link import ClusterSettings
 from kproxy.net.listeners import ListenerSettings
+from kproxy.service.doors import Doors
 from kproxy.wire.apis import APIS
 
 
-def cluster_settings(name: str, cluster: Cluster) -> ClusterSettings:
+def cluster_settings(name: str, cluster: Cluster, doors: Doors) -> ClusterSettings:
     """Return what a ClusterLink must know."""
-    sasl = cluster.sasl
     return ClusterSettings(
         name=name,
         bootstrap=tuple((address.host, address.port) for address in cluster.bootstrap),
-        mechanism=Plain(sasl.username, sasl.password.reveal()) if sasl else None,
+        mechanism=doors.own_mechanism(name),
+        tls=doors.client_tls(name),
         refresh_interval_seconds=cluster.refresh_interval,
         dial_timeout_seconds=cluster.dial_timeout,
         login_timeout_seconds=cluster.login_timeout,
@@ -25,7 +25,7 @@ def cluster_settings(name: str, cluster: Cluster) -> ClusterSettings:
     )
 
 
-def listener_settings(name: str, listener: Listener) -> ListenerSettings:
+def listener_settings(name: str, listener: Listener, doors: Doors) -> ListenerSettings:
     """Return what a Listener must know."""
     bind, advertise = listener.bind, listener.advertise
     advertised_port = advertise.port if advertise else bind.port
@@ -46,6 +46,14 @@ def listener_settings(name: str, listener: Listener) -> ListenerSettings:
         connections_max=listener.connections_max,
         buffered_bytes_max=listener.buffered_bytes_max,
         backlog=listener.backlog,
+        proxies=listener.trusted_proxies,
+        tls=doors.server_tls(name),
+        principal_of=doors.principal_of(name),
+        names=doors.names(name),
+        terms=doors.terms(name),
+        login_timeout_seconds=listener.login_timeout,
+        waiting_max=listener.unauthenticated_max,
+        mechanism_for=doors.mechanism_for(listener.cluster),
     )
 
 

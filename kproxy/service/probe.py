@@ -19,10 +19,11 @@ from typing import NamedTuple
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.config.values import HostPort
 from kproxy.core.addressbook import PortLayout
-from kproxy.core.sasl import Plain
-from kproxy.errors import AuthError, KproxyError, ProtocolError, UpstreamError
+from kproxy.errors import AuthError, KproxyError, ProtocolError, TlsError, UpstreamError
 from kproxy.net.conversation import Conversation, connect
+from kproxy.net.tasks import Tasks
 from kproxy.service import loop
+from kproxy.service.doors import Doors
 from kproxy.wire import apiversions
 from kproxy.wire.apis import ApiKey
 from kproxy.wire.apiversions import ApiVersionsAnswer
@@ -43,8 +44,11 @@ def check_connect(config: Config) -> list[str]:
 
 
 async def _check(config: Config) -> list[str]:
-    checks = [_ClusterCheck(name, cluster, config) for name, cluster in config.clusters.items()]
+    doors, tasks = Doors(config), Tasks()
+    await doors.start(tasks)
+    checks = [_ClusterCheck(name, cluster, config, doors) for name, cluster in config.clusters.items()]
     await asyncio.gather(*(check.run() for check in checks))
+    await tasks.close()
     problems = [line for check in checks for line in check.lines()]
     nodes = {check.name: sorted(check.brokers) for check in checks}
     return problems + list(_port_problems(config, nodes))
@@ -57,17 +61,25 @@ class _TroubleError(KproxyError):
 class _ClusterCheck:
     """One cluster: what is found out about it, and what is wrong."""
 
-    def __init__(self, name: str, cluster: Cluster, config: Config) -> None:
+    def __init__(self, name: str, cluster: Cluster, config: Config, doors: Doors) -> None:
         self.name = name
         self.brokers: dict[int, Broker] = {}
         self._cluster = cluster
         self._listeners = config.listeners
-        self._mechanism = Plain(cluster.sasl.username, cluster.sasl.password.reveal()) if cluster.sasl else None
+        self._mechanism = doors.own_mechanism(name)
+        self._tls = doors.client_tls(name)
         self._places: dict[str, list[str]] = {}  # where, by what
         self._cluster_ids: dict[str, str] = {}  # the first address that gave it
         self._dials = asyncio.Semaphore(DIALS_MAX)
         self._logins = asyncio.Lock()
         self._refused = False
+
+    @property
+    def _not_kafka(self) -> str:
+        """What to do about an address where nobody speaks Kafka as we do."""
+        if self._tls is None:
+            return "give the address of a Kafka listener without TLS, or set the cluster's tls"
+        return "give the address of a Kafka listener with TLS"
 
     def lines(self) -> Iterator[str]:
         """Yield each problem once, with all the places that have it."""
@@ -122,11 +134,13 @@ class _ClusterCheck:
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-            return await connect(address.host, address.port, timeout)
+            return await connect(address.host, address.port, timeout, self._tls)
         except socket.gaierror:
             raise _TroubleError("the name cannot be resolved; correct it, or the DNS") from None
         except TimeoutError:
             raise _TroubleError(f"the name is not resolved within {timeout:g} s; look at the DNS") from None
+        except TlsError as error:
+            raise _TroubleError(str(error).removeprefix(f"{address.host}:{address.port}: ")) from None
         except UpstreamError as error:
             reason = str(error).removeprefix(f"{address.host}:{address.port}: ")
             refused = reason == "connection refused"
@@ -143,9 +157,9 @@ class _ClusterCheck:
             body = await conversation.request(ApiKey.API_VERSIONS, 0, b"", timeout)
             table = apiversions.parse_response(0, body)
         except UpstreamError as error:
-            raise _TroubleError(f"{error} when asked for ApiVersions; {_NOT_PLAIN_KAFKA}") from None
+            raise _TroubleError(f"{error} when asked for ApiVersions; {self._not_kafka}") from None
         except ProtocolError:
-            raise _TroubleError(f"answers, but not as a Kafka broker does; {_NOT_PLAIN_KAFKA}") from None
+            raise _TroubleError(f"answers, but not as a Kafka broker does; {self._not_kafka}") from None
         if self._mechanism is not None and not await self._log_in(conversation, table):
             return None
         version = min(table.ranges.get(ApiKey.METADATA, (0, 1))[1], METADATA_VERSION_MAX)
@@ -175,9 +189,6 @@ class _ClusterCheck:
             except (UpstreamError, ProtocolError) as error:
                 raise _TroubleError(f"{error} during the login; see the broker's log") from None
         return True
-
-
-_NOT_PLAIN_KAFKA = "give the address of a Kafka listener without TLS, which kproxy does not speak to brokers yet"
 
 
 class _Claim(NamedTuple):

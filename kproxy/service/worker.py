@@ -26,6 +26,7 @@ from kproxy.net.tasks import Tasks
 from kproxy.observe import log
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
+from kproxy.service.doors import Doors
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Worker:
         self._links: dict[str, ClusterLink] = {}
         self._listeners: dict[str, Listener] = {}
         self._limits = build.limits(config)
+        self._doors = Doors(config)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -67,13 +69,15 @@ class Worker:
         self._channel.closed.add_done_callback(lambda _: self._drain.set())
         running = asyncio.get_running_loop()
         running.add_signal_handler(signal.SIGTERM, self._drain.set)
+        await self._doors.start(self._tasks)
         for name, cluster in self._config.clusters.items():
-            settings = build.cluster_settings(name, cluster)
-            self._links[name] = ClusterLink(settings, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
+            of_cluster = build.cluster_settings(name, cluster, self._doors)
+            self._links[name] = ClusterLink(of_cluster, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
             self._links[name].start()
         for name, listener in self._config.listeners.items():
             link = self._links[listener.cluster]
-            self._listeners[name] = Listener(build.listener_settings(name, listener), link, self._socket, self._limits)
+            settings = build.listener_settings(name, listener, self._doors)
+            self._listeners[name] = Listener(settings, link, self._socket, self._limits, self._doors.executor)
         if self._limits is not None:
             self._tasks.spawn("limits", self._tell_of_limits(self._limits))
         start = self._tasks.spawn("start", self._start())

@@ -27,7 +27,9 @@ from kproxy.core.view import Change
 from kproxy.net.link import ClusterLink
 from kproxy.net.listeners import Listener
 from kproxy.net.relay import ClientSide
+from kproxy.net.tasks import Tasks
 from kproxy.service import build, loop
+from kproxy.service.doors import Doors
 from kproxy.service.supervisor import bound_socket
 from kproxy.testing.ports import free_port_block
 
@@ -85,6 +87,8 @@ class Gateway:
             }
         )
         self.limits = build.limits(config)
+        self._doors = Doors(config)
+        self._tasks: Tasks
         self.events: list[Any] = []
         self._config = config
         self._capture = structlog.testing.capture_logs()
@@ -135,9 +139,12 @@ class Gateway:
         """Look for the cluster, and listen once it has answered."""
         self.events = self._capture.__enter__()
         try:
-            self.link = ClusterLink(build.cluster_settings("main", self._config.clusters["main"]), self._changed)
-            settings = build.listener_settings("public", self._config.listeners["public"])
-            self._listener = Listener(settings, self.link, self._socket, self.limits)
+            self._tasks = Tasks()
+            await self._doors.start(self._tasks)
+            of_cluster = build.cluster_settings("main", self._config.clusters["main"], self._doors)
+            self.link = ClusterLink(of_cluster, self._changed)
+            settings = build.listener_settings("public", self._config.listeners["public"], self._doors)
+            self._listener = Listener(settings, self.link, self._socket, self.limits, self._doors.executor)
             self.link.start()
             async with asyncio.timeout(10):
                 await self.link.ready.wait()
@@ -162,5 +169,6 @@ class Gateway:
         await self._listener.drain(0.2)
         await self._listener.close()
         await self.link.close()
+        await self._tasks.close()
         self._capture.__exit__(None, None, None)
         assert [event for event in self.events if "exc_info" in event] == []

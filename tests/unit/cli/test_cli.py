@@ -100,7 +100,7 @@ def test_python_m_is_the_same_program(module: str) -> None:
         (["run", "--listn", "x"], "kproxy: No such option"),
         (["run"], "kproxy: --listen and --bootstrap missing; give --listen 127.0.0.1:9092 --bootstrap kafka1:9092"),
         (["run", "--listen", ":9092", "--bootstrap", "k:1"], "kproxy: --listen: ':9092' names no host"),
-        (["run", "--addressing", "sni"], "kproxy: Invalid value for '--addressing'"),
+        (["run", "--addressing", "names"], "kproxy: Invalid value for '--addressing'"),
         (["run", "--mechanism", "GSSAPI"], "kproxy: Invalid value for '--mechanism'"),
         (["run", "--config", "/no/such.yaml"], "kproxy: /no/such.yaml: cannot be read: No such file"),
         (["check"], "kproxy: Missing argument 'FILE'"),
@@ -212,7 +212,7 @@ def test_run_serves_what_flags_say(supervisor: Supervisor, tmp_path: Path) -> No
     ((config, options),) = supervisor.calls
     sasl = config.clusters["main"].sasl
     assert sasl is not None
-    assert (sasl.username, sasl.password.reveal()) == ("u", "hunter2")
+    assert (sasl.username, sasl.revealed()) == ("u", "hunter2")
     assert options == {"log_format": "json", "log_level": "debug"}
     (warning,) = [json.loads(line) for line in result.stderr.splitlines()]
     assert warning["event"].startswith("--listen: 0.0.0.0:9092 is no address for clients")

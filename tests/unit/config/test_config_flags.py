@@ -6,7 +6,7 @@ import pytest
 
 from kproxy.config.flags import Flags
 from kproxy.config.load import from_flags
-from kproxy.config.model import Sasl
+from kproxy.config.sasl import Sasl
 from kproxy.errors import ConfigError
 
 ALONE = Flags(listen="127.0.0.1:9092", bootstrap="kafka1:9092, kafka2:9092")
@@ -68,9 +68,9 @@ def test_credentials_come_from_flags_or_the_environment(tmp_path: Path, monkeypa
     (tmp_path / "secret").write_text("from file\n")
     environ = {"KPROXY_USERNAME": "env", "KPROXY_PASSWORD": "hunter2"}
     from_environment = sasl(ALONE, **environ)
-    assert (from_environment.username, from_environment.password.reveal()) == ("env", "hunter2")
+    assert (from_environment.username, from_environment.revealed()) == ("env", "hunter2")
     login = sasl(ALONE._replace(username="flag", password_file="secret", mechanism="PLAIN"), **environ)
-    assert (login.username, login.password.reveal()) == ("flag", "from file")
+    assert (login.username, login.revealed()) == ("flag", "from file")
 
 
 @pytest.mark.parametrize(
@@ -104,17 +104,17 @@ def test_flags_win_over_the_files_only_entries(tmp_path: Path) -> None:
     assert config.listeners["edge"].advertise == ("k.example.com", 80)
     assert config.clusters["prod"].bootstrap == (("k9", 9),)
     login = sasl(flags, FILE)
-    assert (login.username, login.password.reveal()) == ("me", "from flag")
+    assert (login.username, login.revealed()) == ("me", "from flag")
     kept = sasl(Flags(username="me"), FILE, PW="hunter2")
-    assert (kept.username, kept.password.reveal()) == ("me", "hunter2")
+    assert (kept.username, kept.revealed()) == ("me", "hunter2")
 
 
 def test_the_environment_gives_way_to_the_file() -> None:
     """KPROXY_USERNAME and KPROXY_PASSWORD fill in what the file leaves out, and change nothing that it says."""
     login = sasl(Flags(), FILE, PW="hunter2", KPROXY_USERNAME="env", KPROXY_PASSWORD="env")
-    assert (login.username, login.password.reveal()) == ("gateway", "hunter2")
+    assert (login.username, login.revealed()) == ("gateway", "hunter2")
     half = FILE.replace(", password: {env: PW}", "")
-    assert sasl(Flags(), half, KPROXY_PASSWORD="hunter2").password.reveal() == "hunter2"
+    assert sasl(Flags(), half, KPROXY_PASSWORD="hunter2").revealed() == "hunter2"
     without = FILE.replace(", sasl: {username: gateway, password: {env: PW}}", "")
     assert sasl(Flags(), without, KPROXY_USERNAME="env", KPROXY_PASSWORD="hunter2").username == "env"
 

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kproxy.core import limits as module
+from kproxy.core.acceptor import ANONYMOUS
 from kproxy.core.limits import (
-    ANONYMOUS,
     EXEMPT,
     KEY_CHARS_MAX,
     NEVER,

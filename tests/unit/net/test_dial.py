@@ -26,7 +26,7 @@ class DeadLink:
         self.view.apply_brokers(BROKERS, "c", 0)
         self.looks = 0
 
-    async def open(self, node_id: int) -> Opened:
+    async def open(self, node_id: int, _mechanism: object) -> Opened:
         """Fail to dial."""
         raise UpstreamError(f"kafka{node_id}:9092: connection refused")
 
@@ -47,5 +47,5 @@ async def test_a_broker_that_the_cluster_has_given_up() -> None:
         pass
     async with asyncio.timeout(10):
         with pytest.raises(UpstreamError, match="refused"):
-            await dialler.dial("10.0.0.7", 1)
+            await dialler.dial("10.0.0.7", 1, None)
     assert link.looks == 6

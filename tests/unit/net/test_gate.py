@@ -11,6 +11,7 @@ from kproxy.core.limits import Action, Concurrency, FixedWindow, LeakyBucket, Li
 from kproxy.net.gate import HELD_HIGH_BYTES, LIMITED
 from kproxy.net.link import ClusterLink, ClusterSettings, Opened
 from kproxy.net.relay import BrokerSide, ClientSide
+from kproxy.net.threshold import Guest
 from kproxy.wire.apis import ApiKey
 
 COUNTED = frozenset({ApiKey.HEARTBEAT})
@@ -53,9 +54,9 @@ def connected(*rules: Rule) -> tuple[ClientSide, BrokerSide, PausableTransport, 
     common = shared(link)
     common.limits = Limits(rules)
     to_client = PausableTransport()
-    client = ClientSide(common, 1)
+    client = ClientSide(common, Guest("127.0.0.1", 5), 1)
     client.connection_made(to_client)  # type: ignore[arg-type]
-    broker = BrokerSide(client, Opened(cast("object", FakeConversation()), 0, 0))  # type: ignore[arg-type]
+    broker = BrokerSide(client, Opened(cast("object", FakeConversation()), 0, 0, None))  # type: ignore[arg-type]
     client._attach(broker)
     return client, broker, to_client, cast("FakeTransport", broker.transport)
 

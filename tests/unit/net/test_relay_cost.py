@@ -12,10 +12,13 @@ from kproxy.core.exchange import Front
 from kproxy.core.offer import make_offer
 from kproxy.core.tally import Tally
 from kproxy.net.dial import Dialler
+from kproxy.net.entry import Entry
 from kproxy.net.finder import Finder
 from kproxy.net.link import ClusterLink, ClusterSettings, Opened
 from kproxy.net.relay import BrokerSide, ClientSide, Shared
 from kproxy.net.routed import LaneSide, RoutedClientSide, Routing
+from kproxy.net.tasks import Tasks
+from kproxy.net.threshold import Guest
 from kproxy.wire import frames
 from kproxy.wire.apis import APIS
 from kproxy.wire.apiversions import ApiVersionsAnswer
@@ -66,23 +69,33 @@ async def not_dialled(_client: ClientSide) -> Opened:
 def shared(link: ClusterLink) -> Shared:
     """Everything that a connection of a listener needs."""
     table = ApiVersionsAnswer(ranges={key: (api.min_version, api.max_version) for key, api in APIS.items()})
-    return Shared("l", Front(make_offer([table]), Tally()), link, lambda _host: lambda _n, h, p: (h, p), not_dialled)
+    front = Front(make_offer([table]), Tally())
+    return Shared(
+        name="l",
+        front=front,
+        link=link,
+        entry=Entry("l", front, Tasks()),
+        advertise_for=lambda _host: lambda _n, h, p: (h, p),
+        open_broker=not_dialled,
+        mechanism_for=lambda _identity: None,
+    )
 
 
 def connected(addressing: str) -> tuple[ClientSide, BrokerSide, FakeTransport, FakeTransport]:
     """Make a client's connection with a broker behind it, on transports that count."""
     link = ClusterLink(ClusterSettings("c", (("127.0.0.1", 1),)), lambda _change: None)
-    opened = Opened(cast("object", FakeConversation()), 0, 0)  # type: ignore[arg-type]
+    opened = Opened(cast("object", FakeConversation()), 0, 0, None)  # type: ignore[arg-type]
     to_client = FakeTransport()
     common = shared(link)
     if addressing == "ports":
-        client = ClientSide(common, 1)
+        client = ClientSide(common, Guest("127.0.0.1", 5), 1)
         client.connection_made(to_client)  # type: ignore[arg-type]
         broker = BrokerSide(client, opened)
     else:
         directory = Directory()
         directory.learn_coordinators(0, ["g"], [Coordinator(None, 1, "b", 1, 0)])
-        client = RoutedClientSide(common, Routing(directory, Finder(link, directory), Dialler(link, Tally())))
+        routing = Routing(directory, Finder(link, directory), Dialler(link, Tally()))
+        client = RoutedClientSide(common, Guest("127.0.0.1", 5), routing)
         client.connection_made(to_client)  # type: ignore[arg-type]
         broker = LaneSide(client, opened, 1)
         client._lane = client.exchange.lane = 1

@@ -14,7 +14,7 @@ from kproxy.wire.apis import ApiKey
 USERS = {"gateway": "hunter2"}
 TLS_ALERT = bytes.fromhex("15030300020246")
 
-NOT_PLAIN_KAFKA = "give the address of a Kafka listener without TLS, which kproxy does not speak to brokers yet"
+NOT_PLAIN_KAFKA = "give the address of a Kafka listener without TLS, or set the cluster's tls"
 
 
 def configuration(bootstrap: str, password: str | None = None, **listeners: dict[str, Any]) -> Config:

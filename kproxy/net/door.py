@@ -1,0 +1,199 @@
+"""A listening port: accepts connections, and brings each in, step by step.
+
+An accept loop of our own, since asyncio's server would begin with TLS before anybody could look at the address, or at
+the header that a load balancer sends first (HAProxy's PROXY protocol)::
+
+    accept -> address allowed? -> PROXY header -> address allowed? -> TLS -> login (see threshold) -> relay
+
+All of that together is bounded in time, and what does not get through it is never dialled for.
+"""
+
+import asyncio
+import errno
+import socket
+import ssl
+
+import structlog
+
+from kproxy.core.addresses import within
+from kproxy.core.causes import Cause
+from kproxy.errors import Malformed
+from kproxy.net import tls
+from kproxy.net.entry import Entry
+from kproxy.net.threshold import Admit, Guest, Threshold
+from kproxy.wire import proxyprotocol
+
+_log = structlog.get_logger(__name__)
+
+ACCEPTS_PER_WAKE = 64
+"""How many connections are accepted before others get their turn; asyncio takes its whole backlog."""
+
+EXHAUSTED_SECONDS = 1.0
+"""How long nothing is accepted when the system has no descriptor or memory left, as in asyncio."""
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Door:
+    """One port. ``open`` it once, ``close`` it once."""
+
+    def __init__(self, sock: socket.socket, entry: Entry, admit: Admit) -> None:
+        """Prepare to accept on a bound socket, which is the door's from now on; ``admit`` makes a client's side."""
+        self._sock = sock
+        self._entry = entry
+        self._admit = admit
+        self._loop = asyncio.get_running_loop()
+        self._again: asyncio.TimerHandle | None = None
+
+    def open(self, backlog: int) -> None:
+        """Begin to accept."""
+        self._sock.setblocking(False)
+        self._sock.listen(backlog)
+        self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _accept(self) -> None:
+        entry = self._entry
+        for _ in range(ACCEPTS_PER_WAKE):
+            try:
+                conn, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                _log.error("no connection can be accepted for a moment", listener=entry.name, error=error.strerror)
+                self._loop.remove_reader(self._sock.fileno())
+                self._again = self._loop.call_later(EXHAUSTED_SECONDS, self._accept_again)
+                return
+            conn.setblocking(False)
+            host = str(address[0])
+            if entry.networks is not None and entry.proxies is None and not within(host, entry.networks):
+                conn.close()
+                entry.turn_away(Cause.ADDRESS_DENIED, host)
+                continue
+            arrival = Arrival(conn, Guest(host, int(address[1])), entry, self._admit)
+            arrival.task = entry.tasks.spawn(f"let in {host}", arrival.enter())
+
+    def _accept_again(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._accept)
+
+
+class Arrival:
+    """One connection between its accept and its login."""
+
+    __slots__ = ("_admit", "_conn", "_entry", "_guest", "_pushed_out", "host", "task")
+
+    def __init__(self, conn: socket.socket, guest: Guest, entry: Entry, admit: Admit) -> None:
+        """Bring in a connection."""
+        self._conn = conn
+        self._entry = entry
+        self._admit = admit
+        self._pushed_out: Cause | None = None
+        self._guest = guest
+        self.host = guest.host
+        self.task: asyncio.Task[None] | None = None
+
+    def push_out(self, cause: Cause) -> None:
+        """End."""
+        self._pushed_out = cause
+        if self.task is not None:
+            self.task.cancel()
+
+    async def enter(self) -> None:
+        """Go through all that stands before the login."""
+        entry = self._entry
+        loop = asyncio.get_running_loop()
+        if entry.open_at_once:
+            await loop.connect_accepted_socket(lambda: self._admit(self._guest), self._conn)
+            return
+        deadline = loop.time() + entry.login_timeout_seconds
+        entry.crowd.join(self)
+        cause, error = await self._pass(deadline)
+        entry.crowd.leave(self)
+        if cause is not None:
+            self._conn.close()
+            entry.turn_away(cause, self.host, **({"error": error} if error else {}))
+
+    async def _pass(self, deadline: float) -> tuple[Cause | None, str]:
+        """Return why it did not get as far as the login, in two forms; None: it did."""
+        entry = self._entry
+        try:
+            async with asyncio.timeout_at(deadline):
+                if entry.proxies is not None:
+                    if not within(self.host, entry.proxies):
+                        return Cause.PROXY_HEADER, "it is none of trusted_proxies"
+                    await self._read_proxy_header()
+                    if entry.networks is not None and not within(self.host, entry.networks):
+                        return Cause.ADDRESS_DENIED, ""
+                await self._connect(deadline)
+        except Malformed as error:
+            return Cause.PROXY_HEADER, str(error)
+        except TimeoutError:
+            return Cause.LOGIN_TIMEOUT, ""
+        except asyncio.CancelledError:
+            if self._pushed_out is None:
+                self._conn.close()
+                raise
+            return self._pushed_out, ""
+        except (ssl.SSLError, OSError) as error:
+            cause = Cause.UNKNOWN_SERVER_NAME if isinstance(error, tls.UnrecognizedName) else Cause.TLS_FAILED
+            return cause, tls.explain(error)
+        return None, ""
+
+    async def _connect(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        entry = self._entry
+
+        def factory() -> Threshold:
+            return Threshold(entry, self._guest, self._admit, deadline)
+
+        if entry.tls is None:
+            await loop.connect_accepted_socket(factory, self._conn)
+        else:
+            # The timeout around it ends the handshake; this one must only not end it before.
+            with tls.alerting(self._conn):
+                await loop.connect_accepted_socket(
+                    factory,
+                    self._conn,
+                    ssl=entry.tls.context,
+                    ssl_handshake_timeout=entry.login_timeout_seconds + 1,
+                    ssl_shutdown_timeout=tls.SHUTDOWN_SECONDS,
+                )
+
+    async def _read_proxy_header(self) -> None:
+        """Read the header, and not a byte behind it, which is TLS's; take the client's address from it."""
+        header, taken = None, b""
+        while header is None:
+            await self._readable()
+            seen = self._conn.recv(proxyprotocol.HEADER_BYTES_MAX, socket.MSG_PEEK)
+            if not seen:
+                raise Malformed("the connection ended before its PROXY header")
+            header = proxyprotocol.parse(taken + seen)
+            # As long as it is not whole, all that is there belongs to it.
+            taken += self._conn.recv(len(seen) if header is None else header.header_bytes - len(taken))
+        if not header.local:
+            self._entry.crowd.leave(self)
+            self.host = self._guest.host = header.source_host
+            self._guest.port = header.source_port
+            self._entry.crowd.join(self)
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        loop.add_reader(self._conn.fileno(), wake)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._conn.fileno())

@@ -1,0 +1,344 @@
+"""Who gets in, and as whom: from the configuration to TLS, mechanisms and credentials, and keeping their files fresh.
+
+A Doors belongs to one process. Everything is read once before anything is served, so that a mistake in a file is told
+at the start; afterwards a file that changes is read again, and a bad one changes nothing but the log.
+"""
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kproxy.config import users as users_file
+from kproxy.config.model import Cluster, Config, Listener
+from kproxy.config.oauth import ClientOauth, UpstreamOauth
+from kproxy.config.sasl import ClientSasl, Sasl
+from kproxy.config.tls import ClusterTls, ListenerTls
+from kproxy.core.acceptor import Identity, ServerMechanism
+from kproxy.core.addressbook import NameLayout
+from kproxy.core.clientlogin import Terms
+from kproxy.core.credentials import Users
+from kproxy.core.distinguished import Certificate, CertificatePrincipals
+from kproxy.core.oauthbearer import Oauthbearer, OauthServer
+from kproxy.core.plain import PassthroughPlain, PasswordCache, PlainServer
+from kproxy.core.sasl import Mechanism, Plain
+from kproxy.core.scram import Scram, ScramServer
+from kproxy.errors import AuthError, ConfigError
+from kproxy.net.fetch import Endpoint
+from kproxy.net.jwks import Jwks, KeysOfFile, KeysOfUrl
+from kproxy.net.oauth import JwtValidator
+from kproxy.net.tasks import Tasks
+from kproxy.net.tls import ClientSettings, ClientTls, ServerSettings, ServerTls
+from kproxy.net.tokens import ClientCredentials, TokenFile, TokenSource
+
+_log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+"""How often a users file is looked at."""
+
+HARD_WORKERS = 2
+"""Threads that derive keys of passwords, some milliseconds each, beside the event loop."""
+
+TOKEN_SECONDS = 10.0
+"""How long a start waits for the first token for the brokers."""
+
+
+class UsersOf:
+    """The users of a file, read again when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        """Read it. Raises ConfigError."""
+        self._path = path
+        self._seen = _signature(path)
+        self.table: Users = users_file.load_users(path)
+
+    async def keep(self) -> None:
+        """Follow the file; a bad one is told once, and changes nothing."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            seen = _signature(self._path)
+            if seen == self._seen:
+                continue
+            self._seen = seen
+            try:
+                self.table = await asyncio.to_thread(users_file.load_users, self._path)
+            except ConfigError as error:
+                _log.error("users file is no good; those that were read before stay", error=str(error))
+            else:
+                _log.info("users file read again", file=str(self._path), users=len(self.table))
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class Doors:
+    """All of it, for one configuration. Make it, ``start`` it, ask it."""
+
+    def __init__(self, config: Config) -> None:
+        """Read every file. Raises ConfigError, a line for each mistake."""
+        self._config = config
+        self._mistakes: list[str] = []
+        self._users: dict[Path, UsersOf] = {}
+        self._jwks: list[Jwks] = []
+        self._sources: list[TokenSource] = []
+        self._server_tls: dict[str, ServerTls] = {}
+        self._client_tls: dict[str, ClientTls] = {}
+        self._terms: dict[str, Terms] = {}
+        self._names: dict[str, NameLayout] = {}
+        self._own: dict[str, Mechanism | None] = {}
+        self._credentials: dict[str, dict[str, Mechanism]] = {}
+        self.executor: Executor | None = None
+        for name, cluster in config.clusters.items():
+            self._prepare_cluster(name, cluster)
+        for name, listener in config.listeners.items():
+            self._prepare_listener(name, listener)
+        if self._mistakes:
+            raise ConfigError("\n".join(self._mistakes))
+
+    def _try(self, where: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
+        """Make something of files; note what is wrong with them."""
+        try:
+            return make()
+        except ConfigError as error:
+            self._mistakes += [f"{where}: {line}" for line in str(error).splitlines()]
+            return None
+
+    # Towards the brokers.
+
+    def _prepare_cluster(self, name: str, cluster: Cluster) -> None:
+        here = f"clusters.{name}"
+        self._own[name] = None if cluster.sasl is None else self._mechanism(f"{here}.sasl", cluster.sasl)
+        self._credentials[name] = {
+            pattern: self._mechanism(f"{here}.credentials.{pattern}", sasl)
+            for pattern, sasl in cluster.credentials.items()
+        }
+        if cluster.tls is not None:
+            self._client_tls[name] = self._try(f"{here}.tls", lambda: ClientTls(client_settings(cluster.tls)))
+
+    def _mechanism(self, where: str, sasl: Sasl) -> Mechanism:
+        if sasl.oauth is None:
+            user = sasl.username or ""
+            return (
+                Plain(user, sasl.revealed())
+                if sasl.mechanism == "PLAIN"
+                else Scram(user, sasl.revealed(), sasl.mechanism)
+            )
+        oauth = sasl.oauth
+        source: TokenSource | None = self._try(f"{where}.oauth", lambda: TokenSource(token_origin(oauth)))
+        if source is None:
+            return Plain("", "")  # never used: the mistake ends the start
+        self._sources.append(source)
+        return Oauthbearer(source.current, dict(oauth.extensions))
+
+    def own_mechanism(self, cluster: str) -> Mechanism | None:
+        """Return how kproxy logs in to a cluster for itself; None: it does not."""
+        return self._own[cluster]
+
+    def client_tls(self, cluster: str) -> ClientTls | None:
+        """Return how TLS is spoken with a cluster; None: not."""
+        return self._client_tls.get(cluster)
+
+    def mechanism_for(self, cluster: str) -> Callable[[Identity], Mechanism | None]:
+        """Return what tells how to log in to a cluster for a client; that raises AuthError where there is no way."""
+        own, credentials = self._own[cluster], self._credentials[cluster]
+        if self._config.clusters[cluster].passthrough:
+            return lambda identity: Plain(_user(identity), identity.password or "")
+        if not credentials:
+            return lambda _: own
+        default = credentials.get("default", own)
+        patterns = [(pattern, one) for pattern, one in credentials.items() if pattern != "default"]
+
+        def mapped(identity: Identity) -> Mechanism:
+            user = _user(identity)
+            exact = credentials.get(user) if user != "default" else None
+            found = exact or next((one for pattern, one in patterns if fnmatchcase(user, pattern)), default)
+            if found is None:
+                raise AuthError(f"there are no credentials at the brokers for {identity.principal}")
+            return found
+
+        return mapped
+
+    # Towards clients.
+
+    def _prepare_listener(self, name: str, listener: Listener) -> None:
+        here = f"listeners.{name}"
+        if listener.addressing == "sni" and listener.advertise and listener.bootstrap_name:
+            self._names[name] = NameLayout(listener.advertise.host, listener.bootstrap_name, listener.advertise.port)
+        tls, names = listener.tls, self._names.get(name)
+        if tls is not None:
+            knows = None if names is None else names.knows
+            self._server_tls[name] = self._try(f"{here}.tls", lambda: ServerTls(server_settings(tls), knows))
+        if listener.sasl is not None:
+            passthrough = self._config.clusters[listener.cluster].passthrough is not None
+            self._terms[name] = self._make_terms(f"{here}.sasl", listener.sasl, passthrough=passthrough)
+
+    def _make_terms(self, where: str, sasl: ClientSasl, *, passthrough: bool) -> Terms:
+        mechanisms: list[ServerMechanism] = []
+        path = sasl.users_file
+        users = None if path is None else self._try(f"{where}.users_file", lambda: self._users_of(path))
+        for name in sasl.mechanisms:
+            if sasl.oauth is not None and name == "OAUTHBEARER":
+                validator = self._try(f"{where}.oauth", partial(self._validator, sasl.oauth))
+                if validator is not None:
+                    mechanisms.append(OauthServer(validator))
+            elif passthrough:
+                mechanisms.append(PassthroughPlain())
+            elif users is not None:
+                table = _table_of(users)
+                mechanisms.append(PlainServer(table, PasswordCache()) if name == "PLAIN" else ScramServer(name, table))
+        by_name = {mechanism.name: mechanism for mechanism in mechanisms}
+        return Terms(by_name, time.time, sasl.session_lifetime or 0.0, judged_upstream=passthrough)
+
+    def _users_of(self, path: Path) -> UsersOf:
+        if path not in self._users:
+            self._users[path] = UsersOf(path)
+        return self._users[path]
+
+    def _validator(self, oauth: ClientOauth) -> JwtValidator:
+        if oauth.jwks_file is not None:
+            jwks = Jwks(KeysOfFile(oauth.jwks_file))
+            jwks.load()
+        else:
+            # Fetched when it is started: an issuer that is down for a moment must not keep kproxy down.
+            endpoint = Endpoint(oauth.jwks_url or "", ca_file=oauth.ca_file)
+            jwks = Jwks(KeysOfUrl(endpoint, oauth.refresh_interval))
+        self._jwks.append(jwks)
+        return JwtValidator(
+            jwks,
+            oauth.issuer,
+            oauth.audience,
+            leeway_seconds=oauth.leeway,
+            principal_claim=oauth.principal_claim,
+            groups_claim=oauth.groups_claim,
+        )
+
+    def server_tls(self, listener: str) -> ServerTls | None:
+        """Return how TLS is spoken with a listener's clients; None: not."""
+        return self._server_tls.get(listener)
+
+    def principal_of(self, listener: str) -> Callable[[Certificate | None], str] | None:
+        """Return who a client is by its certificate, or a PrincipalError; None: nobody is asked for one."""
+        tls = self._config.listeners[listener].tls
+        if tls is None or tls.client_auth == "none":
+            return None
+        return CertificatePrincipals(tls.principal_from, tls.principal_rules).principal
+
+    def terms(self, listener: str) -> Terms | None:
+        """Return how a listener's clients log in; None: they do not."""
+        return self._terms.get(listener)
+
+    def names(self, listener: str) -> NameLayout | None:
+        """Return the server names of a listener with addressing sni."""
+        return self._names.get(listener)
+
+    # Life.
+
+    async def start(self, tasks: Tasks) -> None:
+        """Begin to follow files and addresses; return once there is a token for the brokers, or the wait is over."""
+        if self._terms:
+            self.executor = ThreadPoolExecutor(HARD_WORKERS, "login")
+        for path, users in self._users.items():
+            tasks.spawn(f"users of {path}", users.keep())
+        for jwks in self._jwks:
+            jwks.start(tasks)
+        for source in self._sources:
+            source.start(tasks)
+        watched: dict[str, ServerTls | ClientTls] = {f"listener {name}": one for name, one in self._server_tls.items()}
+        watched |= {f"cluster {name}": one for name, one in self._client_tls.items()}
+        for whose, one in watched.items():
+            tasks.spawn(f"certificates of {whose}", self._keep_certificates(whose, one))
+        ready = [source.ready.wait() for source in self._sources]
+        if ready:
+            try:
+                async with asyncio.timeout(TOKEN_SECONDS):
+                    await asyncio.gather(*ready)
+            except TimeoutError:
+                pass  # the log says what is the matter, and the links try again
+
+    async def _keep_certificates(self, whose: str, one: ServerTls | ClientTls) -> None:
+        while True:
+            await asyncio.sleep(self._reload_interval(whose))
+            if not one.changed():
+                continue
+            try:
+                one.reload()
+            except ConfigError as error:
+                _log.error("new TLS files are no good; the old ones stay in use", whose=whose, error=str(error))
+                continue
+            facts = one.facts
+            more = {} if facts is None else {"subject": facts.subject, "not_after": facts.not_after.isoformat()}
+            _log.info("TLS files read again", whose=whose, **more)
+            for doubt in one.doubts(dt.datetime.now(dt.UTC)):
+                _log.warning(doubt, whose=whose)
+
+    def _reload_interval(self, whose: str) -> float:
+        kind, _, name = whose.partition(" ")
+        tls = self._config.listeners[name].tls if kind == "listener" else self._config.clusters[name].tls
+        return LOOK_SECONDS if tls is None else tls.reload_interval
+
+    def doubts(self) -> Iterator[str]:
+        """Tell what works and should be known: certificates that expire soon, secrets that others can read."""
+        now = dt.datetime.now(dt.UTC)
+        for name, server in self._server_tls.items():
+            for doubt in server.doubts(now):
+                yield f"listeners.{name}.tls: {doubt}"
+        for name, client in self._client_tls.items():
+            for doubt in client.doubts(now):
+                yield f"clusters.{name}.tls: {doubt}"
+        for path in self._users:
+            if who := users_file.open_to(path):
+                yield f"the users file {path} can be read by {who}; chmod 600 it"
+
+
+def _user(identity: Identity) -> str:
+    return identity.principal.removeprefix("User:")
+
+
+def _table_of(users: UsersOf) -> Callable[[], Users]:
+    return lambda: users.table
+
+
+def server_settings(tls: ListenerTls) -> ServerSettings:
+    """Return a listener's TLS in net's terms."""
+    return ServerSettings(
+        tls.cert_file,
+        tls.key_file,
+        tls.key_password.reveal() if tls.key_password else None,
+        tls.client_auth,
+        tls.client_ca_file,
+        tls.min_version,
+    )
+
+
+def client_settings(tls: ClusterTls | None) -> ClientSettings:
+    """Return a cluster's TLS in net's terms."""
+    if tls is None:
+        return ClientSettings()
+    password = tls.key_password.reveal() if tls.key_password else None
+    return ClientSettings(tls.ca_file, tls.cert_file, tls.key_file, password, tls.server_name, tls.verify)
+
+
+def token_origin(oauth: UpstreamOauth) -> TokenFile | ClientCredentials:
+    """Return where a cluster's tokens come from. Raises ConfigError where an address cannot be used."""
+    if oauth.token_file is not None:
+        return TokenFile(oauth.token_file)
+    assert oauth.client_secret is not None  # noqa: S101  the model has seen to it
+    return ClientCredentials(
+        Endpoint(oauth.token_url or "", ca_file=oauth.ca_file),
+        oauth.client_id or "",
+        oauth.client_secret.reveal(),
+        scope=oauth.scope,
+        client_auth=oauth.client_auth,
+    )
