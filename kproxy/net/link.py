@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 LOGIN_REFUSED = "login refused; check the cluster's username and password"
 
-NO_LOGIN_HINT = "; it may want a login (sasl) or TLS"
+HANGUP_HINT = "; it may want {}"
 
 METADATA_VERSION_MAX = 8
 """Enough to learn of brokers, and every broker since 2.4 has it; later versions are about topics."""
@@ -372,8 +372,13 @@ class ClusterLink:
         left_out = self._quiet.tell((what, str(error), *fields.values()), asyncio.get_running_loop().time())
         if left_out is not None:
             again = {"repeated": left_out} if left_out else {}
-            hint = NO_LOGIN_HINT if self.settings.mechanism is None and isinstance(error, Hangup) else ""
-            self._log.warning(what, error=f"{error}{hint}", **fields, **again)
+            self._log.warning(what, error=f"{error}{self._hint_at(error)}", **fields, **again)
+
+    def _hint_at(self, error: KproxyError) -> str:
+        """Say what a broker that just hangs up may want."""
+        wants = [] if self.settings.mechanism else ["a login (sasl)"]
+        wants += [] if self.settings.tls else ["TLS"]
+        return HANGUP_HINT.format(" or ".join(wants)) if wants and isinstance(error, Hangup) else ""
 
 
 async def _metadata(conversation: Conversation, table: ApiVersionsAnswer, timeout_seconds: float) -> ClusterAnswer:

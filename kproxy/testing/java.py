@@ -174,9 +174,10 @@ def _download(version: str, folder: Path, timeout_seconds: float) -> None:
 class JavaTools:
     """Kafka's own command-line programs, run from a folder of jars."""
 
-    def __init__(self, jars_dir: Path, heap: str = "256m") -> None:
+    def __init__(self, jars_dir: Path, heap: str = "256m", flags: tuple[str, ...] = ()) -> None:
         self.jars_dir = jars_dir
         self._heap = heap
+        self._flags = flags  # of the JVM, as "-Dname=value"
 
     def command(self, main_class: str, *arguments: str, heap: str | None = None) -> list[str]:
         """Return the whole command line, quiet (warnings on standard error) and quick to start."""
@@ -184,6 +185,7 @@ class JavaTools:
             java_program(),
             f"-Xmx{heap or self._heap}",
             *JVM_FLAGS,
+            *self._flags,
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",

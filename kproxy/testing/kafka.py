@@ -43,6 +43,7 @@ class KafkaCluster:
         properties: Set over the defaults on every node, e.g. {"broker.session.timeout.ms": "3000"}; those of one
             listener with its prefix, e.g. "listener.name.sasl_plaintext.connections.max.reauth.ms".
         heap: Of each node; 512m is enough for a few hundred topics.
+        jvm_flags: Of each node, as "-Dname=value".
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class KafkaCluster:
         version: str = CURRENT,
         properties: Mapping[str, str] | None = None,
         heap: str = "512m",
+        jvm_flags: tuple[str, ...] = (),
     ) -> None:
         self.data_dir = data_dir
         self.version = version
         # A leading dash would be taken for an option by StorageTool; Kafka's Uuid.randomUuid avoids it too.
         self.cluster_id = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         self._properties = dict(properties or {})
-        self._shared = Shared(data_dir, self.cluster_id, heap, self._shared_properties)
+        self._shared = Shared(data_dir, self.cluster_id, heap, jvm_flags, self._shared_properties)
         data_dir.mkdir(parents=True, exist_ok=True)
         self._brokers = {node: Broker(self._shared, node, version, controller=True) for node in range(1, brokers + 1)}
 

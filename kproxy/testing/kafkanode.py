@@ -37,6 +37,7 @@ class Shared:
     data_dir: Path
     cluster_id: str
     heap: str
+    jvm_flags: tuple[str, ...]
     properties: Callable[[], Mapping[str, str]]
 
 
@@ -106,7 +107,7 @@ class Broker:
             raise ClusterError(f"node {self.node_id} runs already")
         self._discard()
         self.version = version or self.version
-        tools = JavaTools(kafka_jars(self.version), heap=self._shared.heap)
+        tools = JavaTools(kafka_jars(self.version), self._shared.heap, self._shared.jvm_flags)
         path = self._write_properties(properties or {})
         with self.log_path.open("ab") as log:
             command = tools.command("kafka.Kafka", str(path))
