@@ -6,6 +6,7 @@ the transport can be handed to a relay: ``conversation.transport.set_protocol(re
 
 import asyncio
 import os
+import ssl
 from collections import deque
 from itertools import count
 from typing import cast
@@ -27,8 +28,9 @@ _SOFTWARE = apiversions.ClientSoftware("kproxy", "0.1.0")
 class Conversation(asyncio.Protocol):
     """Asks a broker and returns the bodies of its answers. Make one with ``connect``."""
 
-    def __init__(self) -> None:
+    def __init__(self, client_id: str = CLIENT_ID) -> None:
         self.transport: asyncio.Transport
+        self._client_id = client_id
         self.closed = asyncio.get_running_loop().create_future()
         """Done once the connection is gone."""
         self._waiting: deque[tuple[int, int, int, asyncio.Future[bytes]]] = deque()
@@ -111,7 +113,7 @@ class Conversation(asyncio.Protocol):
     async def request(self, key: int, version: int, body: bytes, timeout_seconds: float) -> bytes:
         """Ask with a body; return the answer's body. Raises as ``send``."""
         correlation_id = next(self._ids) & 0x3FFFFFFF
-        frame = frames.request(key, version, correlation_id, CLIENT_ID, body)
+        frame = frames.request(key, version, correlation_id, self._client_id, body)
         return await self.send(frame, correlation_id, key, version, timeout_seconds)
 
     async def api_versions(self, timeout_seconds: float) -> ApiVersionsAnswer:
@@ -147,20 +149,31 @@ class Conversation(asyncio.Protocol):
         self.transport.abort()
 
 
-async def connect(host: str, port: int, timeout_seconds: float) -> Conversation:
-    """Connect to a broker.
+async def connect(
+    host: str,
+    port: int,
+    timeout_seconds: float,
+    *,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    client_id: str = CLIENT_ID,
+) -> Conversation:
+    """Connect to a broker, with ``tls`` by TLS; ``server_hostname``: what the certificate must name, if not ``host``.
 
     Raises:
-        UpstreamError: it cannot be reached; the text says why.
+        UpstreamError: it cannot be reached; the text says why. Its cause is the error of the system, or of TLS.
     """
     loop = asyncio.get_running_loop()
+    name = None if tls is None else server_hostname or host
     try:
         async with asyncio.timeout(timeout_seconds):
-            transport, conversation = await loop.create_connection(Conversation, host, port)
+            transport, conversation = await loop.create_connection(
+                lambda: Conversation(client_id), host, port, ssl=tls, server_hostname=name
+            )
     except TimeoutError:
         raise UpstreamError(f"{host}:{port}: no connection within {timeout_seconds:g} s") from None
     except OSError as error:
-        raise UpstreamError(f"{host}:{port}: {reason(error)}") from None
+        raise UpstreamError(f"{host}:{port}: {reason(error)}") from error
     keep_alive(transport)
     return conversation
 
@@ -169,6 +182,10 @@ def reason(error: OSError) -> str:
     """Return an operating system error in the few words that matter."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):  # its errno is OpenSSL's, not the system's
+        return f"TLS: {error.reason or error}"
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__
