@@ -37,17 +37,33 @@ DIALS_MAX = 50
 """How many brokers are asked at once."""
 
 
+class Examined(NamedTuple):
+    """What was found out about the clusters of a configuration."""
+
+    problems: list[str]
+    """A line for each."""
+    brokers: dict[str, dict[int, tuple[str, int]]]
+    """Where they are, by node id, of each cluster by its name."""
+    tables: dict[str, list[ApiVersionsAnswer]]
+    """What those offer that were asked, by cluster."""
+
+
 def check_connect(config: Config) -> list[str]:
     """Try every cluster of a configuration; return one line for each problem, none where all is well."""
-    return loop.run(_check(config))
+    return loop.run(examine(config)).problems
 
 
-async def _check(config: Config) -> list[str]:
+async def examine(config: Config) -> Examined:
+    """Try every cluster of a configuration."""
     checks = [_ClusterCheck(name, cluster, config) for name, cluster in config.clusters.items()]
     await asyncio.gather(*(check.run() for check in checks))
     problems = [line for check in checks for line in check.lines()]
     nodes = {check.name: sorted(check.brokers) for check in checks}
-    return problems + list(_port_problems(config, nodes))
+    return Examined(
+        problems + list(_port_problems(config, nodes)),
+        {check.name: {node: (broker.host, broker.port) for node, broker in check.brokers.items()} for check in checks},
+        {check.name: check.tables for check in checks},
+    )
 
 
 class _TroubleError(KproxyError):
@@ -60,6 +76,7 @@ class _ClusterCheck:
     def __init__(self, name: str, cluster: Cluster, config: Config) -> None:
         self.name = name
         self.brokers: dict[int, Broker] = {}
+        self.tables: list[ApiVersionsAnswer] = []
         self._cluster = cluster
         self._listeners = config.listeners
         self._mechanism = Plain(cluster.sasl.username, cluster.sasl.password.reveal()) if cluster.sasl else None
@@ -142,6 +159,7 @@ class _ClusterCheck:
             # Before its login a broker takes one ApiVersions request only (SaslServerAuthenticator).
             body = await conversation.request(ApiKey.API_VERSIONS, 0, b"", timeout)
             table = apiversions.parse_response(0, body)
+            self.tables.append(table)
         except UpstreamError as error:
             raise _TroubleError(f"{error} when asked for ApiVersions; {_NOT_PLAIN_KAFKA}") from None
         except ProtocolError:
