@@ -214,7 +214,7 @@ def parse_secret(value: object, info: ValidationInfo) -> Secret:
         case {"env": str(name), **rest} if name and not rest:
             return _secret_from_env(name, around)
         case {"file": str(path), **rest} if path and not rest:
-            return _secret_from_file(path, around)
+            return secret_from_file(path, around)
         case str() if value:
             return Secret(_checked(value, "the password"), "literal")
         case bool() | int():
@@ -231,7 +231,8 @@ def _secret_from_env(name: str, around: Surroundings) -> Secret:
     return Secret(_checked(text, f"the environment variable {name}"), f"env {name}")
 
 
-def _secret_from_file(path: str, around: Surroundings) -> Secret:
+def secret_from_file(path: str, around: Surroundings) -> Secret:
+    """Read a secret from a file, a newline at its end left out. Raises ValueError, which does not quote the content."""
     full = around.directory / path
     try:
         with full.open("rb") as file:

@@ -29,8 +29,9 @@ _SOFTWARE = apiversions.ClientSoftware("kproxy", "0.1.0")
 class Conversation(asyncio.Protocol):
     """Asks a broker and returns the bodies of its answers. Make one with ``connect``."""
 
-    def __init__(self) -> None:
+    def __init__(self, client_id: str = CLIENT_ID) -> None:
         self.transport: asyncio.Transport
+        self._client_id = client_id
         self.closed = asyncio.get_running_loop().create_future()
         """Done once the connection is gone."""
         self._waiting: deque[tuple[int, int, int, asyncio.Future[bytes]]] = deque()
@@ -113,7 +114,7 @@ class Conversation(asyncio.Protocol):
     async def request(self, key: int, version: int, body: bytes, timeout_seconds: float) -> bytes:
         """Ask with a body; return the answer's body. Raises as ``send``."""
         correlation_id = next(self._ids) & 0x3FFFFFFF
-        frame = frames.request(key, version, correlation_id, CLIENT_ID, body)
+        frame = frames.request(key, version, correlation_id, self._client_id, body)
         return await self.send(frame, correlation_id, key, version, timeout_seconds)
 
     async def api_versions(self, timeout_seconds: float) -> ApiVersionsAnswer:
@@ -149,33 +150,51 @@ class Conversation(asyncio.Protocol):
         self.transport.abort()
 
 
-async def connect(host: str, port: int, timeout_seconds: float, tls: ClientTls | None = None) -> Conversation:
-    """Connect to a broker, by TLS where it is given.
+async def dial(host: str, port: int, timeout_seconds: float, tls: ClientTls | None) -> Conversation:
+    """Connect to a broker of a cluster, by the cluster's TLS if it has any. Raises as ``connect``."""
+    if tls is None:
+        return await connect(host, port, timeout_seconds)
+    return await connect(host, port, timeout_seconds, tls=tls.context, server_hostname=tls.server_name(host))
+
+
+async def connect(
+    host: str,
+    port: int,
+    timeout_seconds: float,
+    *,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    client_id: str = CLIENT_ID,
+) -> Conversation:
+    """Connect to a broker, with ``tls`` by TLS; ``server_hostname``: what the certificate must name, if not ``host``.
 
     Raises:
-        UpstreamError: it cannot be reached; the text says why.
+        TlsError: it does not speak TLS, or one does not trust the other; the cause is the error of TLS.
+        UpstreamError: it cannot be reached; the text says why. Its cause is the error of the system.
     """
     loop = asyncio.get_running_loop()
     options: dict[str, Any] = {}
     if tls is not None:
         # The timeout around it ends the handshake; this one must only not end it before.
         options = {
-            "ssl": tls.context,
-            "server_hostname": tls.server_name(host),
+            "ssl": tls,
+            "server_hostname": server_hostname or host,
             "ssl_handshake_timeout": timeout_seconds + 1,
             "ssl_shutdown_timeout": SHUTDOWN_SECONDS,
         }
     try:
         async with asyncio.timeout(timeout_seconds):
-            transport, conversation = await loop.create_connection(Conversation, host, port, **options)
+            transport, conversation = await loop.create_connection(
+                lambda: Conversation(client_id), host, port, **options
+            )
     except TimeoutError:
         raise UpstreamError(f"{host}:{port}: no connection within {timeout_seconds:g} s") from None
     except ssl.SSLError as error:
-        raise TlsError(f"{host}:{port}: {explain(error, 'broker')}") from None
+        raise TlsError(f"{host}:{port}: {explain(error, 'broker')}") from error
     except OSError as error:
         if tls is not None and isinstance(error, ConnectionResetError | ConnectionAbortedError):
-            raise TlsError(f"{host}:{port}: {explain(error, 'broker')}") from None
-        raise UpstreamError(f"{host}:{port}: {reason(error)}") from None
+            raise TlsError(f"{host}:{port}: {explain(error, 'broker')}") from error
+        raise UpstreamError(f"{host}:{port}: {reason(error)}") from error
     if tls is not None:
         keep_unread(transport)
     keep_alive(transport)
@@ -186,6 +205,10 @@ def reason(error: OSError) -> str:
     """Return an operating system error in the few words that matter."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):  # its errno is OpenSSL's, not the system's
+        return f"TLS: {error.reason or error}"
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__

@@ -18,7 +18,7 @@ from kproxy.core.sasl import Mechanism
 from kproxy.core.suppressor import Suppressor
 from kproxy.core.view import Change, ClusterView
 from kproxy.errors import AuthError, Hangup, KproxyError, UpstreamError
-from kproxy.net.conversation import Conversation, connect
+from kproxy.net.conversation import Conversation, dial
 from kproxy.net.tasks import Tasks
 from kproxy.net.tls import ClientTls
 from kproxy.wire import apiversions
@@ -193,7 +193,7 @@ class ClusterLink:
     ) -> tuple[Opened, ApiVersionsAnswer | None]:
         """Connect and log in; where ``table`` is unknown, ask for it first (as Java does) to know SaslAuthenticate."""
         settings = self.settings
-        conversation = await connect(host, port, settings.dial_timeout_seconds, settings.tls)
+        conversation = await dial(host, port, settings.dial_timeout_seconds, settings.tls)
         try:
             if mechanism is None:
                 return Opened(conversation, 0, 0, None), table

@@ -3,9 +3,9 @@
 from kproxy.config import limits as configured
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.core import limits as core
-from kproxy.core.addressbook import PortLayout
 from kproxy.net.link import ClusterSettings
 from kproxy.net.listeners import ListenerSettings
+from kproxy.service import layouts
 from kproxy.service.doors import Doors
 from kproxy.wire.apis import APIS
 
@@ -38,7 +38,7 @@ def listener_settings(name: str, listener: Listener, doors: Doors) -> ListenerSe
         bind_host=bind.host,
         bind_port=bind.port,
         addressing=listener.addressing,
-        layout=PortLayout(bind.port, advertised_port, listener.broker_port_start, dict(listener.broker_ports or {})),
+        layout=layouts.port_layout(listener),
         advertised_host=advertised_host,
         advertised_port=advertised_port,
         request_bytes_max=listener.request_bytes_max,
@@ -49,7 +49,7 @@ def listener_settings(name: str, listener: Listener, doors: Doors) -> ListenerSe
         proxies=listener.trusted_proxies,
         tls=doors.server_tls(name),
         principal_of=doors.principal_of(name),
-        names=doors.names(name),
+        names=layouts.name_layout(listener),
         terms=doors.terms(name),
         login_timeout_seconds=listener.login_timeout,
         waiting_max=listener.unauthenticated_max,

@@ -22,7 +22,6 @@ from kproxy.config.oauth import ClientOauth, UpstreamOauth
 from kproxy.config.sasl import ClientSasl, Sasl
 from kproxy.config.tls import ClusterTls, ListenerTls
 from kproxy.core.acceptor import Identity, ServerMechanism
-from kproxy.core.addressbook import NameLayout
 from kproxy.core.clientlogin import Terms
 from kproxy.core.credentials import Users
 from kproxy.core.distinguished import Certificate, CertificatePrincipals
@@ -37,6 +36,7 @@ from kproxy.net.oauth import JwtValidator
 from kproxy.net.tasks import Tasks
 from kproxy.net.tls import ClientSettings, ClientTls, ServerSettings, ServerTls
 from kproxy.net.tokens import ClientCredentials, TokenFile, TokenSource
+from kproxy.service.layouts import name_layout
 
 _log = structlog.get_logger(__name__)
 
@@ -96,7 +96,6 @@ class Doors:
         self._server_tls: dict[str, ServerTls] = {}
         self._client_tls: dict[str, ClientTls] = {}
         self._terms: dict[str, Terms] = {}
-        self._names: dict[str, NameLayout] = {}
         self._own: dict[str, Mechanism | None] = {}
         self._credentials: dict[str, dict[str, Mechanism]] = {}
         self.executor: Executor | None = None
@@ -174,9 +173,7 @@ class Doors:
 
     def _prepare_listener(self, name: str, listener: Listener) -> None:
         here = f"listeners.{name}"
-        if listener.addressing == "sni" and listener.advertise and listener.bootstrap_name:
-            self._names[name] = NameLayout(listener.advertise.host, listener.bootstrap_name, listener.advertise.port)
-        tls, names = listener.tls, self._names.get(name)
+        tls, names = listener.tls, name_layout(listener)
         if tls is not None:
             knows = None if names is None else names.knows
             self._server_tls[name] = self._try(f"{here}.tls", lambda: ServerTls(server_settings(tls), knows))
@@ -238,10 +235,6 @@ class Doors:
     def terms(self, listener: str) -> Terms | None:
         """Return how a listener's clients log in; None: they do not."""
         return self._terms.get(listener)
-
-    def names(self, listener: str) -> NameLayout | None:
-        """Return the server names of a listener with addressing sni."""
-        return self._names.get(listener)
 
     # Life.
 

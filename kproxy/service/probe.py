@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from kproxy.config.model import Cluster, Config, Listener
+from kproxy.config.model import Cluster, Config
 from kproxy.config.values import HostPort
-from kproxy.core.addressbook import PortLayout
 from kproxy.errors import AuthError, KproxyError, ProtocolError, TlsError, UpstreamError
-from kproxy.net.conversation import Conversation, connect
+from kproxy.net.conversation import Conversation, dial
 from kproxy.net.tasks import Tasks
 from kproxy.service import loop
 from kproxy.service.doors import Doors
+from kproxy.service.layouts import port_layout
 from kproxy.wire import apiversions
 from kproxy.wire.apis import ApiKey
 from kproxy.wire.apiversions import ApiVersionsAnswer
@@ -38,12 +38,24 @@ DIALS_MAX = 50
 """How many brokers are asked at once."""
 
 
+class Examined(NamedTuple):
+    """What was found out about the clusters of a configuration."""
+
+    problems: list[str]
+    """A line for each."""
+    brokers: dict[str, dict[int, tuple[str, int]]]
+    """Where they are, by node id, of each cluster by its name."""
+    tables: dict[str, list[ApiVersionsAnswer]]
+    """What those offer that were asked, by cluster."""
+
+
 def check_connect(config: Config) -> list[str]:
     """Try every cluster of a configuration; return one line for each problem, none where all is well."""
-    return loop.run(_check(config))
+    return loop.run(examine(config)).problems
 
 
-async def _check(config: Config) -> list[str]:
+async def examine(config: Config) -> Examined:
+    """Try every cluster of a configuration."""
     doors, tasks = Doors(config), Tasks()
     await doors.start(tasks)
     checks = [_ClusterCheck(name, cluster, config, doors) for name, cluster in config.clusters.items()]
@@ -51,7 +63,11 @@ async def _check(config: Config) -> list[str]:
     await tasks.close()
     problems = [line for check in checks for line in check.lines()]
     nodes = {check.name: sorted(check.brokers) for check in checks}
-    return problems + list(_port_problems(config, nodes))
+    return Examined(
+        problems + list(_port_problems(config, nodes)),
+        {check.name: {node: (broker.host, broker.port) for node, broker in check.brokers.items()} for check in checks},
+        {check.name: check.tables for check in checks},
+    )
 
 
 class _TroubleError(KproxyError):
@@ -64,6 +80,7 @@ class _ClusterCheck:
     def __init__(self, name: str, cluster: Cluster, config: Config, doors: Doors) -> None:
         self.name = name
         self.brokers: dict[int, Broker] = {}
+        self.tables: list[ApiVersionsAnswer] = []
         self._cluster = cluster
         self._listeners = config.listeners
         self._mechanism = doors.own_mechanism(name)
@@ -134,7 +151,7 @@ class _ClusterCheck:
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-            return await connect(address.host, address.port, timeout, self._tls)
+            return await dial(address.host, address.port, timeout, self._tls)
         except socket.gaierror:
             raise _TroubleError("the name cannot be resolved; correct it, or the DNS") from None
         except TimeoutError:
@@ -156,6 +173,7 @@ class _ClusterCheck:
             # Before its login a broker takes one ApiVersions request only (SaslServerAuthenticator).
             body = await conversation.request(ApiKey.API_VERSIONS, 0, b"", timeout)
             table = apiversions.parse_response(0, body)
+            self.tables.append(table)
         except UpstreamError as error:
             raise _TroubleError(f"{error} when asked for ApiVersions; {self._not_kafka}") from None
         except ProtocolError:
@@ -206,7 +224,7 @@ def _port_problems(config: Config, nodes: dict[str, list[int]]) -> Iterator[str]
         claims.append(_Claim(listener.bind, name, f"listener {name} itself"))
         if listener.addressing != "ports":
             continue
-        layout = _layout(listener)
+        layout = port_layout(listener)
         for node in nodes[listener.cluster]:
             port = layout.bind_port_of(node)
             if port is None or layout.advertised_port_of(node) is None:
@@ -218,8 +236,3 @@ def _port_problems(config: Config, nodes: dict[str, list[int]]) -> Iterator[str]
         if one.address.port == other.address.port and one.address.shares_interface(other.address):
             text = f"port {other.address.port} would be opened for {one.owner} and for {other.owner}"
             yield f"listener {other.listener}: {text}; give another broker_port_start or broker_ports"
-
-
-def _layout(listener: Listener) -> PortLayout:
-    told = listener.advertise or listener.bind
-    return PortLayout(listener.bind.port, told.port, listener.broker_port_start, dict(listener.broker_ports or {}))

@@ -52,6 +52,7 @@ class KafkaCluster:
         brokers: int = 3,
         version: str = CURRENT,
         properties: Mapping[str, str] | None = None,
+        *,
         heap: str = "512m",
         jvm_flags: tuple[str, ...] = (),
     ) -> None:

@@ -82,6 +82,12 @@ def test_every_flag_is_in_the_table_once() -> None:
     assert sorted(told) == sorted(flags("run"))
 
 
+def test_every_flag_of_the_doctor_is_in_its_table_once() -> None:
+    """The doctor's table is what ``kproxy doctor --help`` has."""
+    told = [flag for cells in table("Flag of the doctor") for flag in re.findall(r"--[a-z-]+", cells[0])]
+    assert sorted(told) == sorted(flags("doctor"))
+
+
 def test_every_cause_is_in_the_table_once() -> None:
     """The table of causes is what logs and counters can hold."""
     assert sorted(cause for cause, *_ in table("Cause")) == sorted(Cause)

@@ -15,7 +15,7 @@ import yaml
 from clients.aio import Aio
 from clients.confluent import Confluent
 from clients.kafkapython import KafkaPython
-from clients.library import Library, consume, produce
+from clients.library import consume, produce
 from clients.records import assert_exact, make_records, new_name
 from confluent_kafka.admin import (
     AdminClient,
@@ -110,6 +110,8 @@ OAUTH = "org.apache.kafka.common.security.oauthbearer."
 OAUTH_MODULE = f"{OAUTH}OAuthBearerLoginModule"
 SCRAM_MODULE = "org.apache.kafka.common.security.scram.ScramLoginModule"
 PLAIN_MODULE = "org.apache.kafka.common.security.plain.PlainLoginModule"
+
+STRANGERS = {"ssl.truststore.location": "{folder}/strangers.pem"}
 
 Serve = Callable[..., ProxyProcess]
 """Starts a proxy: the cluster's part and the listener's part of a configuration."""
@@ -319,9 +321,6 @@ def test_java_is_refused(
     done = listed(stage, guarded, told_properties)
     assert done.returncode != 0
     assert any(text in done.stdout + done.stderr for text in told.split("|")), done.stdout + done.stderr
-
-
-STRANGERS = {"ssl.truststore.location": "{folder}/strangers.pem"}
 
 
 def listed(stage: Stage, proxy: ProxyProcess, properties: Mapping[str, str]) -> Any:
