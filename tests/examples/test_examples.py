@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,9 +18,13 @@ from pydantic import BaseModel
 
 from kproxy.cli.main import COMMANDS, main
 from kproxy.config.load import load
+from kproxy.config import users
 from kproxy.config.model import Config
+from kproxy.core.credentials import User, derive
+from kproxy.testing.certificates import Authority
 from kproxy.testing.embedded import EmbeddedCluster
 from kproxy.testing.java import JVM_FLAGS, java_program, kafka_jars
+from kproxy.testing.oidc import TokenIssuer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +35,8 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 CONFIGURATIONS = sorted(EXAMPLES.glob("*.yaml"))
-PASSWORD = {"KAFKA_PASSWORD": "hunter2"}
+SECRETS = ("KAFKA_PASSWORD", "ALICE_PASSWORD", "TEAMS_PASSWORD", "KEY_PASSWORD", "CLIENT_SECRET")
+PASSWORD = dict.fromkeys(SECRETS, "hunter2")
 
 MIB = 1024 * 1024
 RECORD_BYTES, SENT_BYTES = MIB // 2, 5 * MIB
@@ -76,15 +82,27 @@ def test_java_client(kafka_cluster: "KafkaCluster", run_proxy: "Callable[..., Pr
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
-def test_configurations_pass(path: Path) -> None:
+def test_configurations_pass(path: Path, tmp_path: Path) -> None:
     """``kproxy check`` has nothing against any, not even a doubt."""
-    result = CliRunner(env=PASSWORD).invoke(main, ["check", str(path)])
+    make_files(tmp_path)
+    result = CliRunner(env=PASSWORD).invoke(main, ["check", shutil.copy(path, tmp_path)])
     assert (result.exit_code, result.stderr) == (0, "")
 
 
+def make_files(folder: Path) -> None:
+    """Write the files that configurations name."""
+    authority = Authority()
+    authority.write(folder)
+    authority.server("kafka.example.com", "*.kafka.example.com").write(folder, "kafka")
+    with users.changing(folder / "users.yaml", create=True) as file:
+        file.users["alice"] = User("alice", {"SCRAM-SHA-512": derive("hunter2", "SCRAM-SHA-512")})
+    with TokenIssuer() as issuer:
+        issuer.write_jwks(folder / "jwks.json")
+
+
 def test_configurations_were_found() -> None:
-    """There is one with every option, and one for each use of limits."""
-    assert len(CONFIGURATIONS) == 5
+    """There are two with every option between them, and one for each use of limits."""
+    assert len(CONFIGURATIONS) == 6
 
 
 def test_batch_jobs_are_held_low(embedded_cluster: EmbeddedCluster, run_proxy: "Callable[..., ProxyProcess]") -> None:
@@ -112,9 +130,9 @@ def seconds_to_send(client_id: str, bootstrap: str) -> float:
     return time.monotonic() - began
 
 
-def quickstart(*, spelled_out: bool) -> Config:
+def quickstart(name: str = "quickstart.yaml", *, spelled_out: bool) -> Config:
     """Load it as it stands, or with its comments on defaults made real."""
-    text = (EXAMPLES / "quickstart.yaml").read_text(encoding="utf-8")
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
     if spelled_out:
         text, count = re.subn(r"^( *)# ([a-z_]+: )", r"\1\2", text, flags=re.MULTILINE)
         assert count
@@ -144,12 +162,15 @@ def parts(value: object) -> "Iterator[BaseModel]":
         yield from parts(item)
 
 
-def test_the_quickstart_has_every_option() -> None:
+def test_the_quickstart_and_the_doors_have_every_option() -> None:
     """Each option that there is is used, or stands in a comment."""
     shown: dict[type[BaseModel], set[str]] = {}
     for part in parts(quickstart(spelled_out=True)):
         shown.setdefault(type(part), set()).update(part.model_fields_set)
     assert {kind: set(kind.model_fields) for kind in shown} == shown
+    text = (EXAMPLES / "doors.yaml").read_text(encoding="utf-8")
+    for part in parts(quickstart("doors.yaml", spelled_out=False)):
+        assert set(type(part).model_fields) <= set(re.findall(r"[a-z_]+(?=:\s)", text)) | shown.get(type(part), set())
 
 
 def test_the_unit_starts_what_there_is() -> None:

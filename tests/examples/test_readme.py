@@ -12,8 +12,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from kproxy.cli.main import COMMANDS, main
+from kproxy.config import users
 from kproxy.config.model import Config
 from kproxy.core.causes import Cause
+from kproxy.core.credentials import User, derive
+from kproxy.testing.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,15 +39,17 @@ def table(first_heading: str) -> list[list[str]]:
     return rows
 
 
-def options(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each option that a model has with its default as the README writes it."""
+def options(model: type[BaseModel], place: str = "", told: set[object] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield each option that a model has with its default as the README writes it; of equal parts, the first one's."""
+    told = set() if told is None else told
     for name, field in model.model_fields.items():
         inner = next(filter(is_model, (field.annotation, *get_args(field.annotation))), None)
         several = SEVERAL.get(get_origin(field.annotation), "") if inner is not None else ""
-        if not several:
+        if not several or inner in told:
             yield place + name, default(field)
-        if inner is not None:
-            yield from options(inner, f"{place}{name}{several}.")
+        if inner is not None and inner not in told:
+            told.add(inner)
+            yield from options(inner, f"{place}{name}{several}.", told)
 
 
 def is_model(kind: object) -> bool:
@@ -57,16 +62,17 @@ def default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    if value in {None, ()} or is_model(type(value)):
+    if value is None or value in ((), {}) or is_model(type(value)):
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def flags(command: str) -> set[str]:
-    """Return the options of a command, as its --help knows them."""
+    """Return the options of a command and of those within it, as its --help knows them."""
     found = main.get_command(click.Context(main), command)
     assert found is not None
-    return {flag for parameter in found.params for flag in parameter.opts if flag.startswith("--")}
+    commands = [found, *(found.commands.values() if isinstance(found, click.Group) else ())]
+    return {flag for one in commands for parameter in one.params for flag in parameter.opts if flag.startswith("--")}
 
 
 def test_every_option_is_in_the_table_once_with_its_default() -> None:
@@ -93,11 +99,21 @@ def test_every_cause_is_in_the_table_once() -> None:
     assert sorted(cause for cause, *_ in table("Cause")) == sorted(Cause)
 
 
+def make_files(folder: Path) -> None:
+    """Write the files that configurations name."""
+    authority = Authority()
+    authority.write(folder)
+    authority.server("kafka.example.com").write(folder, "kafka")
+    with users.changing(folder / "users.yaml", create=True) as file:
+        file.users["alice"] = User("alice", {"SCRAM-SHA-512": derive("hunter2", "SCRAM-SHA-512")})
+
+
 @pytest.mark.parametrize("block", YAML)
 def test_configurations_pass(block: str, tmp_path: Path) -> None:
     """Each configuration is one that ``kproxy check`` accepts."""
     path = tmp_path / "kproxy.yaml"
     path.write_text(block, encoding="utf-8")
+    make_files(tmp_path)
     result = CliRunner(env={"KAFKA_PASSWORD": "hunter2"}).invoke(main, ["check", str(path)])
     assert (result.exit_code, result.stderr) == (0, "")
 
@@ -129,4 +145,4 @@ def test_the_test_command_is_what_ci_runs() -> None:
 
 def test_yaml_blocks_were_found() -> None:
     """There are configurations to check."""
-    assert len(YAML) == 4
+    assert len(YAML) == 5
