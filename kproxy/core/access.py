@@ -1,8 +1,8 @@
 """Who may do what: rules in the shape of Kafka's ACLs, compiled, and asked per connection.
 
-A rule allows or denies a principal operations on the resources that a pattern matches. Deny wins; where nothing is said,
-the default holds. As in Kafka, to allow READ, WRITE, DELETE or ALTER is to allow DESCRIBE, and to allow ALTER_CONFIGS is
-to allow DESCRIBE_CONFIGS (AclAuthorizer.matchingAclExists); a denial implies nothing::
+A rule allows or denies a principal operations on the resources that a pattern matches. Deny wins; where nothing is
+said, the default holds. As in Kafka, to allow READ, WRITE, DELETE or ALTER is to allow DESCRIBE, and to allow
+ALTER_CONFIGS is to allow DESCRIBE_CONFIGS (AclAuthorizer.matchingAclExists); a denial implies nothing::
 
     >>> access = Access((Rule(("User:alice",), frozenset({Operation.READ}), Resource.TOPIC, "orders-*", True),))
     >>> alice = Permissions(access, "User:alice", frozenset())
@@ -254,11 +254,11 @@ HIDDEN = frozenset({"GetTelemetrySubscriptions", "PushTelemetry", "DescribeTopic
 """APIs that clients do better without than with an error, so that a denied one vanishes from ApiVersions. Without
 telemetry's two a client sends none, where an error is logged by each (KIP-714). Java's admin client falls back from
 DescribeTopicPartitions to Metadata, and from ConsumerGroupDescribe to DescribeGroups. All others stay: what is missing
-is told to the application as too old a broker (UnsupportedVersionException), or changes what the client takes the broker
-for (librdkafka and kafka-python guess from Produce, Fetch and JoinGroup what else there is); a denial says what it is."""
+is told to the application as too old a broker (UnsupportedVersionException), or changes what the client takes the
+broker for (librdkafka and kafka-python guess from some APIs what else there is); a denial says what it is."""
 
 KEYS = {api.name: key for key, api in APIS.items()}
 
 CAPPED = {KEYS["Fetch"]: 14, KEYS["AddPartitionsToTxn"]: 3}
-"""The highest versions offered where rules on resources apply. What is above is for brokers alone: Fetch v15 hides the id
-of a follower behind all else (KIP-903), who may read what no rule knows of, and AddPartitionsToTxn v4 is the brokers'."""
+"""The highest versions offered where rules on resources apply. What is above is for brokers alone: Fetch v15 hides the
+id of a follower behind all else (KIP-903), and AddPartitionsToTxn from v4 on is the brokers'."""

@@ -1,11 +1,14 @@
 """What becomes of a request under rules: it is allowed, denied as a whole, or in part.
 
 A Verdict names the denied elements by their array and index, each with its error, so that they can be taken out of the
-request and put into the answer. A topic that is told by an id nobody knows yet is UNKNOWN_TOPIC_ID, at which every client
-asks for Metadata, and that tells kproxy, too::
+request and put into the answer. A topic that is told by an id nobody knows yet is UNKNOWN_TOPIC_ID, at which every
+client asks for Metadata, and that tells kproxy, too::
 
+    >>> from kproxy.core.access import Access, Rule
+    >>> rule = Rule(("User:alice",), frozenset({Operation.WRITE}), Resource.TOPIC, "orders-*", True)
+    >>> alice = Permissions(Access((rule,)), "User:alice", ())
     >>> decide(alice, ApiKey.PRODUCE, {"txn": None, "topics": [{"name": "orders-eu"}, {"name": "secret"}]})
-    Verdict(code=0, cut={'topics': {1: 29}}, nested={}, denied=[('write', 'topic', 'secret')])
+    Verdict(code=0, cut={'topics': {1: 29}}, nested={}, denied=[(<Operation.WRITE: 'write'>, <Resource.TOPIC: 'topic'>, 'secret')])
 
 Never here: bytes.
 """
@@ -127,7 +130,7 @@ class _Judge:
                 verdict.code = ERRORS[need.resource]
         elif inner:
             for index, row in enumerate(found or ()):
-                denied = self._elements(need, row[inner] or ())
+                denied = self._elements(need, row[inner] or [])
                 if denied and index not in verdict.cut.get(outer, ()):
                     verdict.nested[index] = denied
         elif found:

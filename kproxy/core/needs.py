@@ -1,7 +1,7 @@
 """What each API needs: which operations on which of the resources that its requests name (KafkaApis.scala).
 
-A need is about one name, or about each element of an array; what is denied is then taken out of it, and the rest goes on.
-A Fetch needs READ on each of its topics, an OffsetCommit READ on its group and on each of its topics::
+A need is about one name, or about each element of an array; what is denied is then taken out of it, and the rest goes
+on. A Fetch needs READ on each of its topics, an OffsetCommit READ on its group and on each of its topics::
 
     >>> needs(ApiKey.OFFSET_COMMIT)
     (Need(READ, GROUP, 'group'), Need(READ, TOPIC, 'topics'))
@@ -155,7 +155,5 @@ SHOWN: dict[int, tuple[Need, ...]] = {
 }
 """Answers that tell of what was not named: what one may not describe is left out of them."""
 
-GROUPS_SHOWN = frozenset(
-    {ApiKey.CONSUMER_GROUP_DESCRIBE, ApiKey.SHARE_GROUP_DESCRIBE, ApiKey.STREAMS_GROUP_DESCRIBE}
-)
+GROUPS_SHOWN = frozenset({ApiKey.CONSUMER_GROUP_DESCRIBE, ApiKey.SHARE_GROUP_DESCRIBE, ApiKey.STREAMS_GROUP_DESCRIBE})
 """Answers in which a group's members tell of topics: if one may not describe one of these, the group is an error."""

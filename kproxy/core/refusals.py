@@ -1,14 +1,14 @@
 """The answers to what is denied: the proper error, where each API and version has its place for one.
 
-Where an answer has an error of its own that is said, and nothing else; elsewhere, and always in Fetch (whose own error a
-Java application never sees), everything that was asked for is echoed with it (kafka-protocol.md, 6b). OffsetDelete of
-group g, refused as a whole, and one topic of an OffsetCommit v0::
+Where an answer has an error of its own that is said, and nothing else; elsewhere, and always in Fetch (whose own error
+a Java application never sees), everything that was asked for is echoed with it. OffsetDelete of group g, refused as a
+whole, and one topic of an OffsetCommit v0::
 
     >>> refuse(ApiKey.OFFSET_DELETE, 0, {"group": "g", "topics": []}, 30).hex(" ", 2)
     '001e 0000 0000 0000 0000'
     >>> values = {"group": "g", "topics": [{"name": "t", "partitions": [{"index": 1}]}]}
     >>> refused_elements(ApiKey.OFFSET_COMMIT, 0, "topics", values["topics"], [29])[0].hex(" ", 2)
-    '0001 7400 0000 0100 0000 0100 1d'
+    '00 0174 0000 0001 0000 0001 001d'
 
 Never here: what is denied.
 """
@@ -33,7 +33,7 @@ _ECHOED = frozenset({"partitions", "entity"})
 """Arrays within an element that are echoed as well."""
 
 _CONFIG_ERRORS = {2: ERRORS[Resource.TOPIC], 32: ERRORS[Resource.GROUP]}
-"""By type of config resource (ConfigResource.Type): topics and groups; brokers, loggers and metrics are the cluster's."""
+"""By type of config resource (ConfigResource.Type); brokers, loggers and metrics are the cluster's."""
 
 
 def config_error(resource_type: int) -> int:
@@ -44,7 +44,7 @@ def config_error(resource_type: int) -> int:
 def api_error(key: int, values: Values) -> int:
     """Return the error for a whole API that is denied, which is that of what it is about.
 
-    Of several the topics' is taken, as a producer stays alive with it and can abort (kafka-protocol.md, 6c).
+    Of several the topics' is taken, as a producer stays alive with it and can abort its transaction.
     """
     if key == ApiKey.FIND_COORDINATOR:
         return ERRORS[coordinated(values)]
@@ -84,9 +84,7 @@ def refuse_elements(key: int, version: int, array: str, rows: Sequence[Values], 
     return shapes.write(shape, {array: [_element(inner, row, code) for row, code in zip(rows, codes, strict=True)]})
 
 
-def refused_elements(
-    key: int, version: int, array: str, rows: Sequence[Values], codes: Sequence[int]
-) -> list[bytes]:
+def refused_elements(key: int, version: int, array: str, rows: Sequence[Values], codes: Sequence[int]) -> list[bytes]:
     """Return the elements of an answer's array for those of a request's that are denied; a dot as in Need.field."""
     shape = shapes.response(key, version)
     for name in array.split("."):

@@ -11,9 +11,9 @@ group g, topics a and b without partitions, and the same without topic a::
     >>> splice(body, edits(request(9, 1), values["topics"], drop={0})).hex(" ", -4)
     '00016700 00000100 01620000 0000'
 
-A reader raises Short where the bytes end early and Malformed where they cannot be such a message. A writer fills in what
-it is not given with the defaults of ``schemas``. Values of type b are read as where they stand, (begin, end), and written
-from bytes. Never here: the data path, on which a walk by shape is ten times too slow.
+A reader raises Short where the bytes end early and Malformed where they cannot be such a message. A writer fills in
+what it is not given with the defaults of ``schemas``. Values of type b are read as where they stand, (begin, end), and
+written from bytes. Never here: the data path, on which a walk by shape is ten times too slow.
 """
 
 import re
@@ -98,7 +98,6 @@ def response(key: int, version: int) -> Shape:
 # The table.
 
 
-
 @cache
 def _texts() -> dict[tuple[int, int], str]:
     texts: dict[tuple[int, int], str] = {}
@@ -126,7 +125,7 @@ def _shape(key: int, version: int, which: int) -> Shape:
 
 def _fields(words: Iterator[str], version: int) -> tuple[tuple[Field, ...], str]:
     """Read fields up to where their struct is closed; return them and what says so, with its mark."""
-    fields = []
+    fields: list[Field] = []
     for word in words:
         if word[0] in "]}":
             return tuple(fields), word[1:]
@@ -172,7 +171,7 @@ def read(shape: Shape, data: bytes, pos: int = 0, until: str = "") -> tuple[Valu
             values[name], pos = (primitives.compact_nullable_string if flexible else primitives.nullable_string)(
                 data, pos
             )
-        elif kind == "rows" or kind == "bare":
+        elif kind in {"rows", "bare"}:
             values[name], pos = _rows(Shape(fields, flexible, kind == "bare"), data, pos)
         elif kind == "b":
             values[name], pos = _bytes(flexible, data, pos)
@@ -261,7 +260,7 @@ def _field(flexible: bool, field: Field, value: Any) -> bytes:  # noqa: ANN401 -
         return (primitives.put_uvarint(size + 1) if flexible else INT32.pack(size)) + (value or b"")
     if kind == "u":
         return bytes(value)
-    if kind == "rows" or kind == "bare":
+    if kind in {"rows", "bare"}:
         shape = Shape(field.fields, flexible, kind == "bare")
         return put_count(shape, value) + b"".join(write(shape, row) for row in value or ())
     if value is None:
@@ -291,7 +290,7 @@ def edits(shape: Shape, rows: Rows, drop: Collection[int] = (), add: Collection[
 
 def splice(data: bytes, changes: Iterable[Edit]) -> bytes:
     """Make edits, no two of which overlap."""
-    pieces = []
+    pieces: list[bytes] = []
     pos = 0
     for begin, end, instead in sorted(changes):
         pieces += (data[pos:begin], instead)
