@@ -7,8 +7,9 @@ client asks for Metadata, and that tells kproxy, too::
     >>> from kproxy.core.access import Access, Rule
     >>> rule = Rule(("User:alice",), frozenset({Operation.WRITE}), Resource.TOPIC, "orders-*", True)
     >>> alice = Permissions(Access((rule,)), "User:alice", ())
-    >>> decide(alice, ApiKey.PRODUCE, {"txn": None, "topics": [{"name": "orders-eu"}, {"name": "secret"}]})
-    Verdict(code=0, cut={'topics': {1: 29}}, nested={}, denied=[(<Operation.WRITE: 'write'>, <Resource.TOPIC: 'topic'>, 'secret')])
+    >>> verdict = decide(alice, ApiKey.PRODUCE, {"txn": None, "topics": [{"name": "orders-eu"}, {"name": "secret"}]})
+    >>> verdict.cut, verdict.denied[0][2]
+    ({'topics': {1: 29}}, 'secret')
 
 Never here: bytes.
 """
@@ -33,6 +34,9 @@ from kproxy.wire.shapes import Values
 
 _FOLLOWED = frozenset({int(ApiKey.FETCH), int(ApiKey.LIST_OFFSETS), int(ApiKey.OFFSET_FOR_LEADER_EPOCH)})
 """Requests that a follower makes as well, with its id in replica_id; that takes CLUSTER_ACTION."""
+
+_OF_BROKERS = _FOLLOWED | {int(ApiKey.ADD_PARTITIONS_TO_TXN)}
+"""Requests that brokers make as well, in ways that clients must not."""
 
 _CONFIGS = {2: Resource.TOPIC, 32: Resource.GROUP}
 
@@ -64,7 +68,7 @@ def unconditional(permissions: Permissions, key: int) -> bool:
     always = permissions.always
     if key == ApiKey.METADATA:
         return False  # its answers teach the names of topics
-    if key in _FOLLOWED and not permissions.allows(Operation.CLUSTER_ACTION, Resource.CLUSTER):
+    if key in _OF_BROKERS and not permissions.allows(Operation.CLUSTER_ACTION, Resource.CLUSTER):
         return False
     asked = [(need.operation, need.resource) for need in (*needs(key), *SHOWN.get(key, ()))]
     if key == ApiKey.FIND_COORDINATOR:
@@ -100,9 +104,11 @@ def decide(permissions: Permissions, key: int, values: Values) -> Verdict:
         judge.producer_id()
     elif key == ApiKey.CREATE_TOPICS and permissions.allows(Operation.CREATE, Resource.CLUSTER):
         pass
-    elif key in _FOLLOWED and values.get("replica_id", -1) >= 0 and not judge.follower():
+    elif key in _FOLLOWED and values.get("replica_id", -1) >= 0 and not judge.is_broker():
         verdict.cut["topics"] = dict.fromkeys(range(len(values["topics"] or ())), ERRORS[Resource.TOPIC])
         verdict.code = 0 if verdict.cut["topics"] else ERRORS[Resource.TOPIC]
+    elif key == ApiKey.ADD_PARTITIONS_TO_TXN and "transactions" in values:  # v4 and later, between brokers
+        verdict.code = 0 if judge.is_broker() else ERRORS[Resource.CLUSTER]
     else:
         for need in needs(key):
             judge.need(need, values)
@@ -195,7 +201,7 @@ class _Judge:
         self._allows(Operation.IDEMPOTENT_WRITE, Resource.CLUSTER)
         self._verdict.code = CLUSTER_AUTHORIZATION_FAILED
 
-    def follower(self) -> bool:
+    def is_broker(self) -> bool:
         return self._allows(Operation.CLUSTER_ACTION, Resource.CLUSTER)
 
     def topology(self, values: Values) -> None:

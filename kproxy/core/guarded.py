@@ -332,7 +332,7 @@ class Guarded(GuardedAnswers):
 
     def _session_gap(self, values: shapes.Values) -> int:
         """Return how many bytes before a Fetch's topics change from one to the next; -1: it needs another look."""
-        if values["replica_id"] >= 0:
+        if values.get("replica_id", -1) >= 0:
             return -1
         session_id = values.get("session_id", 0)
         if session_id:

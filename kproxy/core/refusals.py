@@ -95,7 +95,7 @@ def refused_elements(key: int, version: int, array: str, rows: Sequence[Values],
 def _asked(key: int, array: str, values: Values) -> Sequence[Values]:
     if key == ApiKey.ALTER_REPLICA_LOG_DIRS and array == "topics":
         return [topic for each in values["dirs"] or () for topic in each["topics"] or ()]
-    if key == ApiKey.ALTER_USER_SCRAM_CREDENTIALS:
+    if key == ApiKey.ALTER_USER_SCRAM_CREDENTIALS and array == "results":
         users = [row["name"] for change in ("deletions", "upsertions") for row in values[change] or ()]
         return [{"user": user} for user in dict.fromkeys(users)]
     return values.get(array) or ()

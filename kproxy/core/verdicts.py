@@ -299,9 +299,9 @@ class _Metadata:
             # An id that nobody knows is asked for all the same: the answer has the name.
             name = row["name"] if row["name"] is not None else access.names.find(row.get("id", b""))
             hidden = _METADATA in access.denied_apis
-            if name is not None and (hidden or not permissions.allows(Operation.DESCRIBE, Resource.TOPIC, name)):
+            if hidden or (name is not None and not permissions.allows(Operation.DESCRIBE, Resource.TOPIC, name)):
                 denied[at] = TOPIC_AUTHORIZATION_FAILED
-                if not hidden:
+                if name is not None and not hidden:
                     what = (permissions.principal, Operation.DESCRIBE, Resource.TOPIC, name, "Metadata", False)
                     access.deny(Denial(*what))
         return denied
