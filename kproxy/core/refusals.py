@@ -68,7 +68,7 @@ def refuse(key: int, version: int, values: Values, code: int) -> bytes:
     if shape.has("error") and key != ApiKey.FETCH:
         return shapes.write(shape, answer | {"error": code, "message": MESSAGE})
     for field in shape.fields:
-        rows = _asked(key, field.name, values)
+        rows = _asked(key, field.name, values) if field.kind in {"rows", "bare"} else ()
         if rows:
             answer[field.name] = [
                 _element(shape.of(field.name), row, config_error(row["type"]) if "type" in row else code)

@@ -13,13 +13,15 @@ once loses nothing.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import structlog
 
+from kproxy.core.access import Access, Permissions
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
-from kproxy.core.limits import Limits
+from kproxy.core.guarded import Guarded, GuardedExchange, GuardedMeteredExchange
+from kproxy.core.limits import ANONYMOUS, Limits
 from kproxy.core.metered import MeteredExchange
 from kproxy.core.rewrite import Advertise
 from kproxy.core.sasl import Login
@@ -60,6 +62,8 @@ class Shared:
     """None: whatever local address the client reached."""
     limits: Limits | None = None
     """None: there are none."""
+    access: Access | None = None
+    """None: there are no rules."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     tasks: Tasks = field(default_factory=Tasks)
@@ -70,6 +74,9 @@ class Shared:
     draining: bool = False
     one_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a connection has ended."""
+
+
+GuardedT = TypeVar("GuardedT", bound=Guarded)
 
 
 class BrokerSide(asyncio.Protocol):
@@ -182,8 +189,10 @@ class ClientSide(asyncio.Protocol):
         "exchange",
         "gate",
         "gone",
+        "groups",
         "node_id",
         "peer",
+        "principal",
         "shared",
         "transport",
         "watching",
@@ -197,6 +206,10 @@ class ClientSide(asyncio.Protocol):
         self.shared = shared
         self.node_id = node_id
         self.peer = "?"
+        self.principal = ANONYMOUS
+        """Whom rules are about; known before the first request that they are asked about."""
+        self.groups: frozenset[str] = frozenset()
+        """The groups that the principal is in."""
         self.broker: BrokerSide | None = None
         self.gate: Gate | None = None
         self.gone = False
@@ -243,8 +256,22 @@ class ClientSide(asyncio.Protocol):
 
     def make_exchange(self, host: str) -> Exchange:
         """Return the machine for this connection, whose client knows us as ``host``."""
-        kind = Exchange if self.shared.limits is None else MeteredExchange
-        return kind(self.shared.front, self.shared.advertise_for(host))
+        shared = self.shared
+        if shared.access is None:
+            kind = Exchange if shared.limits is None else MeteredExchange
+            return kind(shared.front, shared.advertise_for(host))
+        guarded = GuardedExchange if shared.limits is None else GuardedMeteredExchange
+        return self.under_rules(guarded(shared.front, shared.advertise_for(host)), shared.access)
+
+    def under_rules(self, exchange: GuardedT, access: Access) -> GuardedT:
+        """Put an exchange under rules, as the principal that the client is by now; return it."""
+        permissions = Permissions(access, self.principal, self.groups)
+        exchange.guard(permissions, self._denied_for_good)
+        return exchange
+
+    def _denied_for_good(self) -> None:
+        """End the connection, once what goes to the broker has gone. Called from within the exchange."""
+        asyncio.get_running_loop().call_soon(self.end, Cause.DENIED)
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""

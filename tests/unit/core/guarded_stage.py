@@ -12,19 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 from conversations import OFFER, advertise
-from oracles import KAFKA_PYTHON, KIO, KafkaPython, Kio, Kind, Tree
+from oracles import KAFKA_PYTHON, KIO, KafkaPython, Kind, Kio, Tree
 
 from kproxy.core.access import Access, Denial, Operation, Permissions, Resource, Rule
 from kproxy.core.directory import Directory
 from kproxy.core.exchange import Front
 from kproxy.core.guarded import (
-    Guarded,
     GuardedExchange,
     GuardedMeteredExchange,
     GuardedMeteredRoutedExchange,
     GuardedRoutedExchange,
 )
-from kproxy.core.limits import Client, Limits, LeakyBucket, Unit
+from kproxy.core.limits import Client, LeakyBucket, Limits, Unit
 from kproxy.core.limits import Rule as Limit
 from kproxy.core.tally import Tally
 from kproxy.wire import frames
@@ -79,12 +78,12 @@ def body_of(key: int, version: int, frame: bytes, kind: Kind) -> Tree:
     return oracle(key, version).decode(key, version, kind, frame[at:])
 
 
-def errors(tree: Any) -> set[int]:
+def errors(tree: Any) -> set[Any]:
     """Return all error codes that an answer holds."""
     if isinstance(tree, dict):
-        codes = {int(getattr(value, "value", value)) for name, value in tree.items() if name.endswith("error_code")}
+        codes = {getattr(value, "value", value) for name, value in tree.items() if name.endswith("error_code")}
         return codes.union(*map(errors, tree.values()))
-    return set[int]().union(*map(errors, tree)) if isinstance(tree, list) else set()
+    return set[Any]().union(*map(errors, tree)) if isinstance(tree, list) else set()
 
 
 class Guard:
@@ -98,14 +97,15 @@ class Guard:
         self.front = Front(OFFER, self.tally)
         self.directory = Directory()
         self.limits: Limits | None = None
-        kinds: dict[tuple[bool, bool], Callable[..., Guarded]] = {
+        kinds: dict[tuple[bool, bool], Callable[..., Any]] = {
             (False, False): GuardedExchange,
             (False, True): GuardedMeteredExchange,
             (True, False): GuardedRoutedExchange,
             (True, True): GuardedMeteredRoutedExchange,
         }
         arguments = (self.front, advertise, self.directory) if routed else (self.front, advertise)
-        self.exchange: Any = kinds[routed, metered](*arguments)
+        exchange: Any = kinds[routed, metered](*arguments)
+        self.exchange = exchange
         self.exchange.guard(Permissions(access, principal, frozenset({"team-a"})), self._close)
         if metered:
             self.limits = Limits([Limit("much", LeakyBucket(1e9, 1e9, False, Unit.REQUESTS))])

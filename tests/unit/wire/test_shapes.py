@@ -4,7 +4,7 @@ import contextlib
 from random import Random
 
 import pytest
-from oracles import KIO, ORACLES, Kind, cases
+from oracles import KIO, ORACLES, KafkaPython, Kind, Kio, cases
 
 from kproxy.errors import Malformed, ProtocolError, Short, Unsupported
 from kproxy.wire import shapes
@@ -38,7 +38,7 @@ def _with_bytes(shape: Shape, values: Values, body: bytes) -> Values:
 
 @pytest.mark.parametrize(("oracle", "key", "version"), cases(*KEYS))
 @pytest.mark.parametrize("kind", ["request", "response"])
-def test_reads_what_others_write(oracle, key, version, kind):
+def test_reads_what_others_write(oracle: Kio | KafkaPython, key: int, version: int, kind: Kind) -> None:
     """Any message of another codec is read to its last byte, and what was read is written as it was, but for tags."""
     shape = _shape(kind, key, version)
     rng = Random(key << 8 | version)
@@ -52,13 +52,13 @@ def test_reads_what_others_write(oracle, key, version, kind):
 
 
 @pytest.mark.parametrize(("oracle", "key", "version"), cases(*KEYS))
-def test_others_read_what_it_writes(oracle, key, version):
+def test_others_read_what_it_writes(oracle: Kio | KafkaPython, key: int, version: int) -> None:
     """An answer of defaults alone is one that other codecs read, with nothing left over."""
     oracle.decode(key, version, "response", write(response(key, version), {}))
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_version_has_a_shape(key):
+def test_every_version_has_a_shape(key: int) -> None:
     """There is a shape for each version of the table, also of those that no other codec knows."""
     api = APIS[key]
     for version in range(api.min_version, api.max_version + 1):
@@ -69,7 +69,7 @@ def test_every_version_has_a_shape(key):
             request(key, version)
 
 
-def test_what_kproxy_answers_has_none():
+def test_what_kproxy_answers_has_none() -> None:
     """APIs that kproxy answers by itself, and those not for clients, are not in the table."""
     for key in (*_OWN, 27, 999):
         with pytest.raises(Unsupported):
@@ -78,7 +78,7 @@ def test_what_kproxy_answers_has_none():
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_cut_short_is_short(key):
+def test_cut_short_is_short(key: int) -> None:
     """A body that ends too early is Short, wherever it is cut, and one that goes on is Malformed."""
     version = APIS[key].max_version
     shape = request(key, version)
@@ -93,7 +93,7 @@ def test_cut_short_is_short(key):
             read_whole(shape, body + b"\0")
 
 
-def test_garbage_is_malformed():
+def test_garbage_is_malformed() -> None:
     """Nothing but a ProtocolError comes of bytes that are no such message."""
     rng = Random(1)
     for key in KEYS:
@@ -103,7 +103,7 @@ def test_garbage_is_malformed():
                     read(request(key, version), rng.randbytes(rng.randrange(60)))
 
 
-def test_reads_up_to_a_field():
+def test_reads_up_to_a_field() -> None:
     """What stands before a field can be read while the rest is still to come."""
     shape = request(0, 9)
     body = write(shape, {"txn": "t", "acks": -1, "timeout_ms": 30, "topics": [{"name": "a", "partitions": []}]})
@@ -113,7 +113,7 @@ def test_reads_up_to_a_field():
 
 
 @pytest.mark.parametrize("version", [1, 6])
-def test_elements_are_cut_and_added(version):
+def test_elements_are_cut_and_added(version: int) -> None:
     """Elements go, others come, and everything around them stays, tagged fields that nobody knows included."""
     shape = response(8, version + 2)  # OffsetCommit: v3, and v8 which is flexible
     topic = shape.of("topics")
@@ -131,7 +131,7 @@ def test_elements_are_cut_and_added(version):
     assert splice(body, []) == body
 
 
-def test_null_is_told_from_empty():
+def test_null_is_told_from_empty() -> None:
     """A null array, string or struct is None, and is written as it was read."""
     shape = request(3, 1)
     assert read_whole(shape, b"\xff\xff\xff\xff") == {"topics": None}
@@ -147,7 +147,7 @@ def test_null_is_told_from_empty():
     assert not shape.has("allow_auto_topic_creation")
 
 
-def test_defaults_of_answers():
+def test_defaults_of_answers() -> None:
     """An answer's field that is not given says what Kafka says beside an error: no offset, no node."""
     produce = KIO.decode(0, 9, "response", write(response(0, 9), {"topics": [{"name": "a", "partitions": [{}]}]}))
     (partition,) = produce["responses"][0]["partition_responses"]
