@@ -265,7 +265,7 @@ class Guarded(GuardedAnswers):
         self._found = judge(self, Asked(key, version, shape, shapes.read_whole(shape, body), body))
         if self._found is not None:
             return 0
-        if not denied_api:
+        if not denied_api and not access.dry_run:
             self._remember(key_version, data, pos, stop, shape)
         return -1
 
@@ -412,8 +412,8 @@ class _GuardedRouted(Guarded, RoutedExchange):
     ANSWERED_HERE = ANSWERED_HERE
 
     def release(self) -> bytes:
-        """See routed."""
-        out = super().release()
+        """See routed. What was held may be for another lane, too."""
+        out = RoutedExchange.release(self)
         if self._guard_held and self.pending is None:
             self.pending = Turn()
         return out
@@ -421,6 +421,11 @@ class _GuardedRouted(Guarded, RoutedExchange):
     def proceed(self, *, give_up: bool = False) -> bytes:
         """See routed."""
         return self._go_on(super().proceed(give_up=give_up))
+
+    def saw_session(self, session_id: int) -> None:
+        """See guardedanswers: it is the lane's."""
+        if self.lane is not None:
+            self._directory.learn_session(session_id, self.lane)
 
     def forsake(self) -> bytes:
         """See routed."""

@@ -57,6 +57,9 @@ class GuardedAnswers(Exchange):
         if len(sessions) > SESSIONS_MAX:
             del sessions[next(iter(sessions))]
 
+    def saw_session(self, session_id: int) -> None:
+        """The broker answers in a Fetch session."""
+
     # Requests that were changed.
 
     def _send(self, frame: bytes, correlation_id: int, amendment: Amendment | None) -> bytes:

@@ -25,6 +25,7 @@ from kproxy.core.needs import (
     UNKNOWN_TOPIC_ID,
 )
 from kproxy.core.refusals import api_error, refuse, refuse_elements, refused_elements
+from kproxy.errors import Malformed
 from kproxy.wire import shapes
 from kproxy.wire.apis import APIS, ApiKey
 from kproxy.wire.primitives import INT32
@@ -175,7 +176,9 @@ def _amend(
         return body
     changes: list[Edit] = []
     if elements:
-        changes += edits(shape.of(array), values[array] if values[array] is not None else Rows(0), add=elements)
+        if values[array] is None:
+            raise Malformed("an answer without what was asked for")
+        changes += edits(shape.of(array), values[array], add=elements)
     for row in values["groups"] if nested else ():
         if row["group"] in nested and not row["error"]:
             changes += edits(shape.of("groups").of("topics"), row["topics"], add=nested[row["group"]])
@@ -221,8 +224,11 @@ def _fetch(exchange: "GuardedAnswers", asked: Asked, verdict: Verdict) -> Found 
     elements = _denied_partitions(version, denied)
 
     def seen(head: Values) -> list[bytes]:
-        if epoch == 0 and head["session_id"] and not head["error"]:
-            exchange.remember_session(head["session_id"], denied)
+        session_id = head.get("session_id", 0)
+        if session_id and not head["error"]:
+            exchange.saw_session(session_id)
+            if epoch == 0:
+                exchange.remember_session(session_id, denied)
         return elements
 
     return Found(body=splice(body, changes), amendment=Join(_FETCH, version, "topics", elements, seen))

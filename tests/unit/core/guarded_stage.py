@@ -23,7 +23,7 @@ from kproxy.core.guarded import (
     GuardedMeteredRoutedExchange,
     GuardedRoutedExchange,
 )
-from kproxy.core.limits import Client, LeakyBucket, Limits, Unit
+from kproxy.core.limits import Client, Concurrency, LeakyBucket, Limits, Unit
 from kproxy.core.limits import Rule as Limit
 from kproxy.core.tally import Tally
 from kproxy.wire import frames
@@ -89,7 +89,9 @@ def errors(tree: Any) -> set[Any]:
 class Guard:
     """See the module. ``kinds``: single addressing, limits."""
 
-    def __init__(self, access: Access, *, routed: bool = False, metered: bool = False, principal: str = ALICE) -> None:
+    def __init__(
+        self, access: Access, *, routed: bool = False, metered: bool = False, slots: int = 0, principal: str = ALICE
+    ) -> None:
         self.told: list[Denial] = []
         access.tell = self.told.append
         self.tally = Tally()
@@ -108,7 +110,8 @@ class Guard:
         self.exchange = exchange
         self.exchange.guard(Permissions(access, principal, frozenset({"team-a"})), self._close)
         if metered:
-            self.limits = Limits([Limit("much", LeakyBucket(1e9, 1e9, False, Unit.REQUESTS))])
+            much: Any = Concurrency(slots, 100, True) if slots else LeakyBucket(1e9, 1e9, False, Unit.REQUESTS)
+            self.limits = Limits([Limit("much", much)])
             self.exchange.meter(self.limits, Client("l", "10.0.0.1", principal, ""), lambda: 1000.0, lambda: None)
         if routed:
             self.exchange.reached(1)

@@ -7,6 +7,7 @@ from guarded_stage import EVERYTHING, allow, deny
 from kproxy.core import access as module
 from kproxy.core.access import CAPPED, Access, Denial, Operation, Permissions, Resource, Rule, TopicNames, glob
 from kproxy.core.decision import decide, unconditional
+from kproxy.core.needs import needs
 from kproxy.wire.apis import APIS, ApiKey
 
 READ, WRITE, DESCRIBE, ALTER, CREATE = (
@@ -180,6 +181,11 @@ def test_topics_of_streams() -> None:
         values = {"group": "g", "topology": {"subtopologies": subtopologies}}
         assert decide(alice(*rules), ApiKey.STREAMS_GROUP_HEARTBEAT, values).code == code
     assert decide(alice(*rules), ApiKey.STREAMS_GROUP_HEARTBEAT, {"group": "g", "topology": None}).allowed
+
+
+def test_needs_are_short_to_read() -> None:
+    """A need says what it is about."""
+    assert repr(needs(ApiKey.HEARTBEAT)) == "(Need(READ, GROUP, 'group'),)"
 
 
 def test_creating_topics_on_the_cluster() -> None:

@@ -10,6 +10,8 @@ from kio.schema.errors import ErrorCode
 
 from kproxy.core import guarded
 from kproxy.core.access import Access, Operation, Resource
+from kproxy.core.amendments import Join
+from kproxy.core.sasl import Ask
 from kproxy.errors import FrameTooLarge, Malformed
 from kproxy.wire import frames
 from kproxy.wire.apis import ApiKey
@@ -487,6 +489,19 @@ def test_topics_within_groups() -> None:
     } == {"x": (30, {}), "g1": (0, {"secret": {29}, "ok-1": set()}), "g2": (0, {"ok-2": set()})}
 
 
+def test_topics_within_groups_alone() -> None:
+    """Where only topics within groups are denied, the answer has them in their groups, but for one with an error."""
+    guard = Guard(Access((allow("ok*", DESCRIBE), allow("g*", DESCRIBE, resource=Resource.GROUP))))
+    guard.send(offset_fetch(1, {"g1": ["ok-1", "secret"], "g2": ["secret"], "g3": ["ok-1"]}))
+    guard.reply(offsets(1, {"g1": ["ok-1"], "g2": [], "g3": ["ok-1"]}))
+    tree = body_of(9, 8, guard.client_got[0], "response")
+    assert [[topic["name"] for topic in row["topics"]] for row in tree["groups"]] == [
+        ["secret", "ok-1"],
+        ["secret"],
+        ["ok-1"],
+    ]
+
+
 @pytest.mark.parametrize("routed", [False, True])
 def test_lists_hold_what_one_may_see(routed: bool) -> None:
     """ListGroups shows the groups one may describe, or all to who may describe the cluster."""
@@ -639,13 +654,23 @@ def test_held_back_at_a_boundary() -> None:
 
 def test_garbage_is_refused() -> None:
     """What is no request is refused as without rules, at once, and what is cut short in a body as well."""
-    for garbage in (b"\0\0\0\1", b"\xff\xff\xff\xff\0\0\0\0", HEAD + b"\0\0\0\1zzzz"):
+    for garbage in (b"\0\0\0\1", b"\0\0\0\1\0\0", b"\xff\xff\xff\xff\0\0\0\0", HEAD + b"\0\0\0\1zzzz"):
         with pytest.raises(Malformed):
             Guard(Access((OK,))).send(garbage)
     good = produce(1, "ok-1", "ok-2")
     short = (len(good) - 14).to_bytes(4) + good[4:-10]
     with pytest.raises(Malformed):
         Guard(Access((OK,))).send(short + good)
+
+
+def test_garbage_while_requests_are_held_back() -> None:
+    """It is refused once it is looked at."""
+    guard = Guard(Access((OK,)))
+    guard.exchange.hold()
+    assert guard.send(b"\0\0\0\1zzzz") == b""
+    assert guard.send(b"zzzz") == b""
+    with pytest.raises(Malformed):
+        guard.exchange.release()
 
 
 def test_what_is_not_about_anybody_costs_nothing() -> None:
@@ -662,3 +687,231 @@ def test_api_versions_is_answered() -> None:
     guard = Guard(Access())
     assert guard.send(frames.request(18, 0, 1, "c", b"")) == b""
     assert guard.client_got[0][7] == 1
+
+
+# What is rare.
+
+
+def share_fetch(number: int, *ids: UUID, epoch: int = 1, version: int = 1) -> bytes:
+    """Write a ShareFetch of group g."""
+    topics = [{"topic_id": each, "partitions": [{"partition_index": 0, "acknowledgement_batches": []}]} for each in ids]
+    tree: dict[str, Any] = {
+        "group_id": "g",
+        "member_id": "m",
+        "share_session_epoch": epoch,
+        "max_wait": _ms(1),
+        "min_bytes": 1,
+        "max_bytes": 1,
+        "max_records": 1,
+        "batch_size": 1,
+        "topics": topics,
+        "forgotten_topics_data": [],
+    }
+    return request(78, version, number, tree)
+
+
+def share_fetched(number: int, *ids: UUID, version: int = 1) -> bytes:
+    """Write its answer, with an address that must not be seen."""
+    partition: dict[str, Any] = {
+        "partition_index": 0,
+        "error_code": _none(),
+        "error_message": None,
+        "acknowledge_error_code": _none(),
+        "acknowledge_error_message": None,
+        "current_leader": {"leader_id": 1, "leader_epoch": 1},
+        "records": b"r" * 300,
+        "acquired_records": [],
+    }
+    tree: dict[str, Any] = {
+        "throttle_time": _ms(0),
+        "error_code": _none(),
+        "error_message": None,
+        "acquisition_lock_timeout": _ms(1000),
+        "responses": [{"topic_id": each, "partitions": [partition]} for each in ids],
+        "node_endpoints": [{"node_id": 1, "host": "broker-3.leak.example.com", "port": 9092, "rack": None}],
+    }
+    return answer(78, version, number, tree)
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_shares(step: int) -> None:
+    """A ShareFetch is joined as it streams by, and names no broker; one of nothing allowed goes on in its session."""
+    guard = Guard(Access((OK, allow("g", READ, resource=Resource.GROUP))))
+    teach(guard, ("ok-1", OK_ID), ("secret", SECRET_ID))
+    guard.to_client = guard.to_broker = b""
+    out = guard.send(share_fetch(1, OK_ID, SECRET_ID))
+    assert [row["topic_id"] for row in body_of(78, 1, out, "request")["topics"]] == [OK_ID]
+    reply = share_fetched(1, OK_ID)
+    for at in range(0, len(reply), step):
+        guard.reply(reply[at : at + step])
+        assert guard.exchange.answer_missing == (max(0, len(reply) - at - step) if at + step >= 8 else 0)
+    assert b"leak" not in guard.to_client
+    # kio reads no tagged field that it does not know, which is what endpoints are blanked with.
+    assert guard.client_got[0].count(b"r" * 300) == 1
+    assert SECRET_ID.bytes in guard.client_got[0]
+    assert guard.send(share_fetch(2, SECRET_ID)) != b""
+    assert guard.exchange.answer_missing == 0
+    guard.reply(share_fetched(2))
+    assert guard.send(share_fetch(3, SECRET_ID, epoch=0)) == b""
+    assert topics_of(guard, 78, 1, "responses", "topic_id") == [(SECRET_ID, {29})]
+    assert guard.exchange.idle
+
+
+def test_offsets_by_id() -> None:
+    """All of a group's offsets, told by ids, are those of topics that are known and may be described."""
+    guard = Guard(Access((allow("ok*", DESCRIBE), allow("g", DESCRIBE, resource=Resource.GROUP))))
+    teach(guard, ("ok-1", OK_ID), ("secret", SECRET_ID))
+    group = {"group_id": "g", "member_id": None, "member_epoch": -1, "topics": None}
+    asked = request(9, 10, 1, {"groups": [group], "require_stable": False})
+    assert guard.send(asked) == asked
+    partition = {"partition_index": 0, "committed_offset": 5, "committed_leader_epoch": -1, "metadata": ""}
+    rows = [
+        {"topic_id": each, "partitions": [{**partition, "error_code": _none()}]} for each in (OK_ID, SECRET_ID, NEW_ID)
+    ]
+    tree = {"throttle_time": _ms(0), "groups": [{"group_id": "g", "topics": rows, "error_code": _none()}]}
+    guard.reply(answer(9, 10, 1, tree))
+    (shown,) = body_of(9, 10, guard.client_got[-1], "response")["groups"]
+    assert [row["topic_id"] for row in shown["topics"]] == [OK_ID]
+
+
+def test_slots_are_given_back_at_once() -> None:
+    """A denied request takes no slot from others, and those before it keep theirs until they are answered."""
+    guard = Guard(Access((OK,)), metered=True, slots=3)
+    good, bad = produce(1, "ok-1"), produce(2, "secret")
+    assert guard.limits is not None
+    assert guard.send(good + bad + good) == good + good
+    assert guard.send(bad) == b""
+    (limit,) = guard.limits.limits
+    assert guard.send(good) == good
+    assert not guard.exchange.waits
+    assert guard.send(good) == b""
+    assert guard.exchange.waits
+    for _ in range(3):
+        guard.reply(produced(1, "ok-1"))
+    assert [frame[7] for frame in guard.client_got] == [1, 2, 1, 2, 1]
+    assert limit is not None
+
+
+def test_slots_of_what_was_let_through() -> None:
+    """Where requests were let through as a connection is drained they have no slots, and give none back."""
+    guard = Guard(Access((OK,)), metered=True, slots=1)
+    good, bad = produce(1, "ok-1"), produce(2, "secret")
+    assert guard.send(good + good + good) == good
+    assert guard.exchange.flush() == good + good
+    assert guard.send(bad) == b""
+    unlimited = Guard(Access((OK,)), metered=True)
+    assert unlimited.send(bad) == b""
+    assert len(unlimited.client_got) == 1
+
+
+def test_lanes_hold_back_what_is_denied() -> None:
+    """While a renewal holds requests back, with many brokers, what is denied waits, and is dropped with its broker."""
+    for ending in ("release", "forsake"):
+        guard = Guard(Access((OK, allow("*", DESCRIBE))), routed=True)
+        guard.exchange.hold()
+        bad = produce(2, "secret")
+        assert guard.send(bad + bad) == b""
+        assert guard.to_client == b""
+        if ending == "forsake":
+            assert guard.exchange.forsake() == bad + bad
+            assert guard.exchange.settled
+            assert guard.exchange.release() == b""
+            assert guard.exchange.pending is None
+            continue
+        assert guard.exchange.release() == b""
+        assert guard.exchange.pending is not None
+        guard.proceed()
+        assert [frame[7] for frame in guard.client_got] == [2, 2]
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_sessions_of_lanes_are_learnt(routed: bool) -> None:
+    """With many brokers, a session that is made in a joined answer is still its lane's."""
+    guard = Guard(Access((OK,)), routed=routed)
+    guard.send(fetch(1, "ok-1", "secret", session=(0, 0)))
+    if routed:
+        guard.proceed()
+    reply = fetched(1, "ok-1", session=77)
+    guard.reply(reply[:50])
+    guard.reply(reply[50:])
+    out = guard.send(fetch(2, session=(77, 1)))
+    assert out == fetch(2, session=(77, 1))
+    if routed:
+        assert guard.directory._sessions == {77: 1}
+        guard.exchange.lost(1)
+        guard.exchange.saw_session(78)
+        assert 78 not in guard.directory._sessions
+
+
+def test_many_sessions() -> None:
+    """Sessions are remembered up to a bound; the oldest is not found any more."""
+    guard = Guard(Access((OK,)))
+    for session in range(1, 103):
+        guard.send(fetch(1, "ok-1", session=(0, 0)))
+        guard.reply(fetched(1, "ok-1", session=session))
+    assert guard.send(fetch(2, session=(1, 1))) == b""
+    assert guard.send(fetch(3, session=(2, 1))) == b""
+    assert guard.send(fetch(4, session=(3, 1))) != b""
+
+
+def test_a_session_made_anew() -> None:
+    """A session that is closed and made anew has another id, which is learnt, too."""
+    guard = Guard(Access((OK,)))
+    for number, session, made in ((1, (0, 0), 77), (2, (77, 1), 77), (3, (77, 0), 88), (4, (88, 1), 88)):
+        frame = fetch(number, "ok-1", session=session)
+        assert guard.send(frame) == frame
+        guard.reply(fetched(number, "ok-1", session=made))
+
+
+@pytest.mark.parametrize("version", [3, 9, 12, 13])
+def test_any_cut(version: int) -> None:
+    """However a client's bytes are cut, the broker gets the same, and so does the client."""
+    frames_sent = [
+        produce(number, *topics, version=version)
+        for number, topics in enumerate([(OK_ID,) if version > 12 else ("ok-1",)] * 3 + [() for _ in range(2)])
+    ]
+    frames_sent.insert(2, produce(9, SECRET_ID if version > 12 else "secret", version=version))
+    stream = b"".join(frames_sent)
+    for step in (1, 2, 3, 5, 11, 10_000):
+        access = Access((OK,))
+        access.names.learn(OK_ID.bytes, "ok-1")
+        access.names.learn(SECRET_ID.bytes, "secret")
+        guard = Guard(access)
+        for at in range(0, len(stream), step):
+            guard.send(stream[at : at + step])
+        assert guard.to_broker == b"".join(frame for frame in frames_sent if frame[11] != 9)
+
+
+def test_answers_that_are_none() -> None:
+    """A joined answer that ends before what was asked for, has no place for it, or never comes to it, is refused."""
+    guard = Guard(Access((OK,)))
+    guard.send(fetch(1, "ok-1", "secret"))
+    with pytest.raises(Malformed, match="ends before"):
+        guard.reply(b"\0\0\0\x0a\0\0\0\1" + bytes(6))
+    endless = bytes(4) + bytes(4) + b"\0" + bytes(6) + b"\xff\xff\x7f" + bytes(66_000)
+    with pytest.raises(FrameTooLarge, match="before what"):
+        Join(78, 1, "topics", [b"?"]).expect(10_000_000).feed(endless, 0)
+    guard = Guard(Access((allow("ok*"),)))
+    rows: list[dict[str, Any]] = [{"name": name, "partitions": []} for name in ("ok-1", "secret")]
+    guard.send(request(21, 0, 1, {"topics": rows, "timeout": _ms(1)}))
+    with pytest.raises(Malformed, match="without"):
+        guard.reply(frames.response(1, 21, 0, bytes(4) + b"\xff" * 4))
+
+
+def test_an_answer_with_an_error_of_its_own() -> None:
+    """It stays as it is, as nothing in it is about topics."""
+    guard = Guard(Access((OK, allow("g", resource=Resource.GROUP))))
+    rows = [{"name": name, "partitions": [{"partition_index": 0}]} for name in ("ok-1", "secret")]
+    guard.send(request(47, 0, 1, {"group_id": "g", "topics": rows}))
+    reply = answer(47, 0, 1, {"error_code": ErrorCode.not_coordinator, "throttle_time": _ms(0), "topics": []})
+    assert guard.reply(reply) == reply
+
+
+def test_requests_of_our_own() -> None:
+    """An answer that kproxy itself asked for, as it renews a login, is nobody's to see, whatever the rules."""
+    guard = Guard(Access((OK,)))
+    got: list[bytes] = []
+    guard.exchange.hold()
+    guard.exchange.ask(Ask(b"", 5, 36, 2), got.append)
+    assert guard.reply(frames.response(5, 36, 2, b"yes")) == b""
+    assert got == [b"yes"]
