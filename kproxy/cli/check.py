@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from kproxy.cli.main import complain
+from kproxy.config.access import Access, AccessApis
 from kproxy.config.checks import range_start
 from kproxy.config.limits import Concurrency, FixedWindow, LeakyBucket, Limit
 from kproxy.config.load import load
@@ -56,7 +57,22 @@ def _cluster(cluster: Cluster) -> str:
 def _listener(listener: Listener) -> str:
     told = listener.advertise or listener.bind
     clients = f"port {told.port} of the address they reach" if told.any_interface else str(told)
-    return f"{listener.bind} to cluster {listener.cluster}; clients use {clients}{_brokers(listener, told.port)}"
+    places = f"clients use {clients}{_brokers(listener, told.port)}"
+    return f"{listener.bind} to cluster {listener.cluster}; {places}{_access(listener.access)}"
+
+
+def _access(access: Access | None) -> str:
+    if access is None:
+        return ""
+    apis = access.apis or AccessApis()
+    told = [f"from {', '.join(map(str, access.cidrs))}"] if access.cidrs else []
+    if access.rules or access.default:
+        number = f"{len(access.rules):,} rule{'' if len(access.rules) == 1 else 's'}"
+        told.append(f"{number}, otherwise {access.default_effect}")
+    denied = [*(apis.presets or ()), *(apis.deny or ())]
+    if denied:
+        told.append(f"without {', '.join(denied)}")
+    return f"; access {'; '.join(told) or 'for all'}{' (dry run)' if access.dry_run else ''}"
 
 
 def _brokers(listener: Listener, told_port: int) -> str:
