@@ -186,7 +186,7 @@ def test_editors_know_it() -> None:
     [
         (
             GOOD,
-            "; access from 10.0.0.0/8, 2001:db8::/32; 5 rules, otherwise deny; without read_only, DeleteTopics (dry run)",
+            "; 5 rules, otherwise deny; without read_only, DeleteTopics (dry run)",
         ),
         ('      {rules: [{principal: "*", operations: [read], topic: t}]}\n', "; access 1 rule, otherwise deny"),
         ("      {dry_run: false}\n", "; access for all"),
