@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from kproxy.cli.main import complain
+from kproxy.config.access import Access, AccessApis
 from kproxy.config.checks import range_start
 from kproxy.config.limits import Concurrency, FixedWindow, LeakyBucket, Limit
 from kproxy.config.load import load
@@ -73,7 +74,8 @@ def _listener(listener: Listener) -> str:
     if listener.addressing == "sni" and listener.bootstrap_name:
         clients = f"{listener.bootstrap_name}:{told.port}, broker N is {told}"
     door = "".join(f"; {part}" for part in _door(listener))
-    return f"{listener.bind} to cluster {listener.cluster}; clients use {clients}{_brokers(listener, told.port)}{door}"
+    places = f"clients use {clients}{_brokers(listener, told.port)}"
+    return f"{listener.bind} to cluster {listener.cluster}; {places}{door}{_access(listener.access)}"
 
 
 def _door(listener: Listener) -> Iterator[str]:
@@ -85,6 +87,20 @@ def _door(listener: Listener) -> Iterator[str]:
         yield "TLS" if auth == "none" else f"TLS, client certificates {auth}"
     if listener.sasl:
         yield f"clients log in by {' or '.join(listener.sasl.mechanisms)}"
+
+
+def _access(access: Access | None) -> str:
+    if access is None:
+        return ""
+    apis = access.apis or AccessApis()
+    told = [f"from {', '.join(map(str, access.cidrs))}"] if access.cidrs else []
+    if access.rules or access.default:
+        number = f"{len(access.rules):,} rule{'' if len(access.rules) == 1 else 's'}"
+        told.append(f"{number}, otherwise {access.default_effect}")
+    denied = [*(apis.presets or ()), *(apis.deny or ())]
+    if denied:
+        told.append(f"without {', '.join(denied)}")
+    return f"; access {'; '.join(told) or 'for all'}{' (dry run)' if access.dry_run else ''}"
 
 
 def _brokers(listener: Listener, told_port: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from kproxy.config.access import Access, AccessApis, AccessRule
 from kproxy.config.limits import Concurrency, Connections, FixedWindow, LeakyBucket, Limit, Match
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.config.oauth import ClientOauth, UpstreamOauth
@@ -95,6 +96,11 @@ _LISTS: dict[str | int, str] = {
     "principals": '["User:alice"]',
     "client_ids": '["batch-*"]',
     "client_ips": "[10.0.0.0/8]",
+    "cidrs": "[10.0.0.0/8]",
+    "rules": '[{principal: "User:alice", operations: [read], topic: "orders-*"}]',
+    "operations": "[read, describe]",
+    "deny": "[DeleteTopics]",
+    "presets": "[no_admin]",
 }
 _KINDS = {
     "string_type": "must be a text; put it in quotes",
@@ -131,6 +137,12 @@ def _known_keys(loc: Loc) -> list[str]:
             model = ClientOauth
         case ("limits", _, str(part)) if part in _OF_LIMITS:
             model = _OF_LIMITS[part]
+        case ("listeners", _, "access"):
+            model = Access
+        case ("listeners", _, "access", "apis"):
+            model = AccessApis
+        case ("listeners", _, "access", "rules", int()):
+            model = AccessRule
         case _:
             return []
     return list(model.model_fields)

@@ -83,9 +83,28 @@ def doubts(config: "Config") -> list[Problem]:
             found.append(Problem((*here, "addressing"), text))
         if listener.addressing == "ports":
             found += _tight_range(here, listener)
+        found += _access(here, listener)
     for (name, listener), (other_name, other) in combinations(config.listeners.items(), 2):
         found += _near(name, listener, other_name, other)
     return found
+
+
+def _access(here: Loc, listener: "Listener") -> Iterator[Problem]:
+    """Find access rules that say less, or more, than they seem to."""
+    access = listener.access
+    if access is None:
+        return
+    if access.default == "allow" and any(rule.effect == "allow" for rule in access.rules):
+        text = "what no rule denies is allowed, so that rules that allow say nothing; write deny, or leave them out"
+        yield Problem((*here, "access", "default"), text)
+    if access.default == "deny" and not access.rules:
+        text = "nobody may do anything, as there is no rule that allows it; add one"
+        yield Problem((*here, "access", "default"), text)
+    for index, rule in enumerate(access.rules):
+        pattern = rule.topic or rule.group or rule.transactional_id or ""
+        if rule.effect == "allow" and "[" in pattern:
+            text = "in patterns only * and ? stand for others, so that this is a name with a bracket; write a rule each"
+            yield Problem((*here, "access", "rules", index), text)
 
 
 def range_start(listener: "Listener") -> int | None:

@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from kproxy.config import checks, doorchecks
+from kproxy.config.access import Access
 from kproxy.config.base import Model, Name, Switch, written
 from kproxy.config.limitchecks import mistakes as mistakes_of_limits
 from kproxy.config.limitchecks import references
@@ -134,6 +135,8 @@ class Listener(Model):
     # socket.listen.backlog.size is 50, which drops connections in such a storm.
     backlog: Annotated[int, Field(strict=True, ge=1, le=65535)] = 4096
     """How many connections may wait in the kernel to be accepted."""
+    access: Access | None = None
+    """Who is let in, and what they may do; left out: everybody, everything."""
 
     @property
     def tells_principals(self) -> bool:

@@ -32,6 +32,7 @@ class Cause(StrEnum):
     TOO_MANY_CONNECTIONS = "too many connections"
     BUFFERS_FULL = "buffers full"
     LIMITED = "over a limit"
+    DENIED = "denied"
     DRAINED = "drained"
     STOPPED = "stopped"
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from struct import Struct
-from typing import NamedTuple, Never
+from typing import TYPE_CHECKING, NamedTuple, Never
 
 from kproxy.core.offer import Kind, Offer
 from kproxy.core.rewrite import Advertise, Collected, MetadataHead, ShareFetchAnswer, Sink
@@ -37,6 +37,9 @@ from kproxy.wire.apis import APIS, BROKER_ONLY, ApiKey
 from kproxy.wire.endpoints import names_no_broker, splice
 from kproxy.wire.handshake import sasl_authenticate_illegal_state, sasl_handshake_illegal_state
 from kproxy.wire.primitives import INT16, INT32
+
+if TYPE_CHECKING:
+    from kproxy.core.amendments import Amendment
 
 HEAD = Struct(">iI").unpack_from  # size; api_key and api_version as one number
 HEAD_BYTES = 8
@@ -88,6 +91,8 @@ class Awaited:
     """For a run of Produce requests of one version, one behind the other: the last one's ordinal. Their answers nearly
     always show by their size that they name no broker, so that a run costs no more than two integers; correlation ids
     are not kept. A run at the end of the queue stays when all of it is answered, to be lengthened."""
+    amendment: "Amendment | None" = None
+    """What is done to the answer of a request that access rules have changed (see guarded)."""
 
 
 _PRODUCE_REWRITTEN_FROM = 10  # NodeEndpoints (KIP-951)
@@ -370,6 +375,9 @@ class Exchange:
     _forward = from_client
     """The same, whatever a subclass puts before it."""
 
+    _let_through = from_client
+    """The same behind limits, but not behind rules (see guarded)."""
+
     def _stop_here(self, pieces: list[bytes], data: bytes, pos: int) -> bytes:
         """Withhold what is behind ``pos``, a boundary."""
         self._request_left = 0
@@ -494,6 +502,13 @@ class Exchange:
             raise Malformed(f"more than {OWN_ANSWERS_MAX} requests that kproxy answers, sent without reading an answer")
         self._own.append((self.asked, frame))
         self._set_stop()
+
+    def _spare(self, key_version: int) -> None:
+        """A request that was taken for the broker is answered here instead (see metered)."""
+
+    def _shown(self, key: int, version: int, body: bytes) -> bytes:  # noqa: ARG002  for who may not see all
+        """Return what the client sees of an answer that kproxy has made of several brokers' (see guarded)."""
+        return body
 
     # Holding requests back at a frame boundary: while the upstream login is renewed, and to drain.
 

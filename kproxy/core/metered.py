@@ -170,7 +170,7 @@ class Metered(MeteredAnswers):
         pos = self._gate_left
         if pos >= end:
             self._gate_left = pos - end
-            return self._forward(data)
+            return self._let_through(data)
         now = self._clock()
         if self.muted_until:
             if now < self.muted_until:
@@ -214,7 +214,7 @@ class Metered(MeteredAnswers):
                     self._track(holds, many)
         if pos >= end:
             self._gate_left = pos - end
-            return self._forward(data)
+            return self._let_through(data)
         return self._keep_gate_head(data, 0, pos)
 
     def go_on(self) -> bytes:
@@ -228,7 +228,7 @@ class Metered(MeteredAnswers):
         """Forward all from ``start`` to ``pos``; what is behind it is a request that cannot be told yet."""
         if pos >= len(data):
             self._gate_left = pos - len(data)
-            return self._forward(data[start:])
+            return self._let_through(data[start:])
         return self._keep_gate_head(data, start, pos)
 
     def _keep_gate_head(self, data: bytes, start: int, pos: int) -> bytes:
@@ -237,12 +237,12 @@ class Metered(MeteredAnswers):
             return self._pass_garbage(data[start:])
         self._gate_left = 0
         self._gate_head = head
-        return self._forward(data[start:pos])
+        return self._let_through(data[start:pos])
 
     def _pass_garbage(self, data: bytes) -> bytes:
         """Something in ``data`` is no request: forward all that comes, to be refused, now or once it is looked at."""
         self._gate_left = _ENDLESS
-        return self._forward(data)
+        return self._let_through(data)
 
     # What there is to know about a request.
 
@@ -337,7 +337,7 @@ class Metered(MeteredAnswers):
 
     def _hold(self, data: bytes, start: int, pos: int) -> bytes:
         """Forward all from ``start`` to ``pos``, and hold the rest."""
-        out = self._forward(data[start:pos]) if pos > start else b""
+        out = self._let_through(data[start:pos]) if pos > start else b""
         self._gate_left = 0
         self.waits = True
         self._keep(data[pos:])
@@ -396,7 +396,7 @@ class Metered(MeteredAnswers):
                 if limit.rule.action is Action.REJECT and stop > end:
                     break
                 if pos > start:
-                    out.append(self._forward(data[start:pos]))
+                    out.append(self._let_through(data[start:pos]))
                 if limit.rule.action is Action.CLOSE:
                     admission.refused(limit, like.meters, now)
                     self.refused_by = limit

@@ -145,6 +145,21 @@ class MeteredAnswers(Exchange):
                     return  # it stays, likewise; and what ``flush`` let through has taken none
                 taken.popleft()
 
+    def _spare(self, key_version: int) -> None:
+        """See Exchange: its slots are given back, which are behind those of all that the broker has yet to answer."""
+        if key_version not in self._takers:
+            return
+        ahead = sum(many for many, asked in self._ledger if asked in self._takers)
+        for at, taken in enumerate(self._taken):
+            if ahead < taken.many:
+                taken.many -= 1
+                for hold in taken.holds:
+                    hold.give_back(1)
+                if not taken.many and len(self._taken) > 1:
+                    del self._taken[at]
+                return
+            ahead -= taken.many
+
     # One by one, while something is to be counted or told.
 
     def _one_after_another(self, data: bytes) -> bytes:

@@ -12,8 +12,8 @@ An Offer is immutable; ``kinds`` is what the data path asks of it, once per fram
     0
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from kproxy.wire import apiversions
@@ -65,6 +65,20 @@ class Offer:
         if software is not None and not all(map(apiversions.valid_client_software, software)):
             return apiversions.response(version, ApiVersionsAnswer(error_code=_INVALID_REQUEST)), None
         return apiversions.response(version, self.answer), software
+
+    def without(self, hidden: Collection[int], capped: Mapping[int, int]) -> "Offer":
+        """Return an offer without some APIs, and with highest versions for others."""
+        ranges = {
+            key: (low, min(high, capped.get(key, high)))
+            for key, (low, high) in self.answer.ranges.items()
+            if key not in hidden and low <= capped.get(key, high)
+        }
+        kinds = {
+            key_version: kind
+            for key_version, kind in self.kinds.items()
+            if key_version >> 16 in ranges and key_version & 0xFFFF <= ranges[key_version >> 16][1]
+        }
+        return Offer(replace(self.answer, ranges=ranges), kinds)
 
     def covers(self, older: "Offer") -> bool:
         """Tell whether a client that negotiated ``older`` may go on: nothing it was told has been taken away.

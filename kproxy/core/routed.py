@@ -137,6 +137,9 @@ class RoutedExchange(Exchange):
         "pending",
     )
 
+    _ahead = False
+    """Something that was returned to a subclass has not been sent yet, so that the lane must not turn (see guarded)."""
+
     def __init__(self, front: Front, advertise: Advertise, directory: Directory) -> None:
         """Begin with no lane."""
         super().__init__(front, advertise)
@@ -230,7 +233,7 @@ class RoutedExchange(Exchange):
     def join(self, fan_out: FanOut, bodies: list[bytes]) -> None:
         """Answer a FanOut with what the brokers said."""
         join = answers.join_list_groups if fan_out.key == ApiKey.LIST_GROUPS else answers.join_list_transactions
-        body = join(fan_out.version, bodies)
+        body = self._shown(fan_out.key, fan_out.version, join(fan_out.version, bodies))
         self.reply(frames.response(fan_out.correlation_id, fan_out.key, fan_out.version, body))
 
     # Client to broker.
@@ -301,7 +304,7 @@ class RoutedExchange(Exchange):
                     pos += 4 + size
                     continue
             like = -1
-            taken = self._take(key_version, data, pos, pos + 4 + size, pos > start or bool(pieces))
+            taken = self._take(key_version, data, pos, pos + 4 + size, pos > start or bool(pieces) or self._ahead)
             if taken is None:
                 break
             if taken is not data:
@@ -333,6 +336,7 @@ class RoutedExchange(Exchange):
         return b"".join(pieces)
 
     _forward = from_client
+    _let_through = from_client
 
     def _take(self, key_version: int, data: bytes, pos: int, stop: int, behind: bool) -> bytes | None:
         """Handle the request at ``pos`` that is not like the last one of its API; ``behind``: others go before it.

@@ -22,6 +22,7 @@ class Tally:
         "bytes_out",
         "closed",
         "connections",
+        "denied",
         "dial_failures",
         "dials",
         "login_failures",
@@ -44,6 +45,8 @@ class Tally:
             for api in APIS.values()
             for version in range(api.min_version, api.max_version + 1)
         }
+        self.denied: Counter[tuple[str, str]] = Counter()
+        """What access rules denied, or would have in a dry run, by API and type of resource."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.dials = 0
@@ -70,6 +73,7 @@ class Tally:
             "connections": self.connections,
             "closed": {str(cause): count for cause, count in self.closed.items()},
             "requests": dict(requests),
+            "denied": {" ".join(what): count for what, count in self.denied.items()},
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "dials": self.dials,

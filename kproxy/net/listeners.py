@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from kproxy.core.acceptor import Identity
+from kproxy.core.access import CAPPED, HIDDEN, KEYS, Access, Denial
 from kproxy.core.addressbook import AddressBook, NameLayout, PortLayout, SingleLayout
 from kproxy.core.addresses import Network
 from kproxy.core.causes import Cause
@@ -22,7 +23,9 @@ from kproxy.core.directory import Directory
 from kproxy.core.distinguished import Certificate
 from kproxy.core.exchange import FRAME_BYTES_MAX, Front
 from kproxy.core.limits import Limits
+from kproxy.core.offer import Offer
 from kproxy.core.sasl import Mechanism
+from kproxy.core.suppressor import Suppressor
 from kproxy.core.tally import Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
@@ -36,6 +39,7 @@ from kproxy.net.routed import RoutedClientSide, Routing
 from kproxy.net.tasks import Tasks
 from kproxy.net.threshold import Guest
 from kproxy.net.tls import ServerTls
+from kproxy.net.topiclookup import TopicLookup
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +79,8 @@ class ListenerSettings:
     waiting_max: int = 1000
     mechanism_for: Callable[[Identity], Mechanism | None] | None = None
     """How to log in to the brokers for a client; None: as kproxy does."""
+    access: Access | None = None
+    """None: everybody may do everything. It counts and learns, and so is one listener's alone."""
 
 
 SocketSource = Callable[[str, int | None, int], Awaitable[socket.socket]]
@@ -114,6 +120,12 @@ class Listener:
             self._routing = Routing(directory, Finder(link, directory), self._dialler)
         self._shared: Shared | None = None
         self._opening = asyncio.Lock()
+        self._offer: Offer | None = None  # the cluster's, of which clients get what rules leave
+        if settings.access is not None:
+            settings.access.denied = self.tally.denied
+            settings.access.tell = self._denied
+            settings.access.names.wanted = TopicLookup(link, settings.access.names, self._tasks)
+        self._quiet = Suppressor()
 
     @property
     def address(self) -> str:
@@ -150,7 +162,8 @@ class Listener:
         if offer is None:
             raise UpstreamError("the cluster has not answered")
         settings = self.settings
-        front = Front(offer, self.tally, settings.request_bytes_max, settings.terms is not None)
+        self._offer = offer
+        front = Front(self._offered(offer), self.tally, settings.request_bytes_max, settings.terms is not None)
         self._shared = Shared(
             name=settings.name,
             front=front,
@@ -161,6 +174,7 @@ class Listener:
             mechanism_for=self._mechanism_for,
             advertised_host=settings.advertised_host,
             limits=self._limits,
+            access=settings.access,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
             tasks=self._tasks,
@@ -213,8 +227,9 @@ class Listener:
         shared, offer = self._shared, self._link.view.offer
         if shared is None or offer is None:
             return
-        if shared.front.offer is not offer:
-            shared.front.offer = offer
+        if self._offer is not offer:
+            self._offer = offer
+            shared.front.offer = self._offered(offer)
             for client in list(shared.connections):
                 client.offer_changed()
         for node_id in change.forgotten:
@@ -223,6 +238,33 @@ class Listener:
                 door.close()
         if change.added and self._a_port_each:
             self._tasks.spawn(f"ports of {self.settings.name}", self._open_new_ports())
+
+    def _offered(self, offer: Offer) -> Offer:
+        """Return what clients are offered: not what is denied to all, where they do better without it."""
+        access = self.settings.access
+        if access is None:
+            return offer
+        hidden = frozenset() if access.dry_run else access.denied_apis & frozenset(KEYS[name] for name in HIDDEN)
+        capped = CAPPED if access.rules or not access.default_allow else {}
+        return offer.without(hidden, capped)
+
+    def _denied(self, denial: Denial) -> None:
+        """Tell the operator, seldom of the same; called from within an exchange."""
+        key = (denial.principal, denial.operation, denial.resource, denial.name)
+        left_out = self._quiet.tell(key, asyncio.get_running_loop().time())
+        if left_out is None:
+            return
+        fields = {"repeated": left_out} if left_out else {}
+        _log.warning(
+            "would be denied (dry run)" if denial.dry_run else "denied by access rules",
+            listener=self.settings.name,
+            principal=denial.principal,
+            operation=str(denial.operation),
+            resource=str(denial.resource),
+            name=denial.name,
+            api=denial.api,
+            **fields,
+        )
 
     async def _open_new_ports(self) -> None:
         async with self._opening:

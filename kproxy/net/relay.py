@@ -13,13 +13,15 @@ once loses nothing.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import structlog
 
 from kproxy.core.acceptor import Identity
+from kproxy.core.access import Access, Permissions
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
+from kproxy.core.guarded import Guarded, GuardedExchange, GuardedMeteredExchange
 from kproxy.core.limits import Limits
 from kproxy.core.metered import MeteredExchange
 from kproxy.core.rewrite import Advertise
@@ -68,6 +70,8 @@ class Shared:
     """None: whatever local address the client reached."""
     limits: Limits | None = None
     """None: there are none."""
+    access: Access | None = None
+    """None: there are no rules."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     tasks: Tasks = field(default_factory=Tasks)
@@ -78,6 +82,9 @@ class Shared:
     draining: bool = False
     one_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a connection has ended."""
+
+
+GuardedT = TypeVar("GuardedT", bound=Guarded)
 
 
 class BrokerSide(asyncio.Protocol):
@@ -266,8 +273,23 @@ class ClientSide(asyncio.Protocol):
 
     def make_exchange(self, host: str) -> Exchange:
         """Return the machine for this connection, whose client knows us as ``host``."""
-        kind = Exchange if self.shared.limits is None else MeteredExchange
-        return kind(self.shared.front, self.shared.advertise_for(host))
+        shared = self.shared
+        if shared.access is None:
+            kind = Exchange if shared.limits is None else MeteredExchange
+            return kind(shared.front, shared.advertise_for(host))
+        guarded = GuardedExchange if shared.limits is None else GuardedMeteredExchange
+        return self.under_rules(guarded(shared.front, shared.advertise_for(host)), shared.access)
+
+    def under_rules(self, exchange: GuardedT, access: Access) -> GuardedT:
+        """Put an exchange under rules, as the principal that the client is by now; return it."""
+        identity = self.identity
+        permissions = Permissions(access, identity.principal, identity.groups)
+        exchange.guard(permissions, self._denied_for_good)
+        return exchange
+
+    def _denied_for_good(self) -> None:
+        """End the connection, once what goes to the broker has gone. Called from within the exchange."""
+        asyncio.get_running_loop().call_soon(self.end, Cause.DENIED)
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""

@@ -14,6 +14,7 @@ import structlog
 
 from kproxy.core.causes import Cause
 from kproxy.core.directory import Directory
+from kproxy.core.guarded import GuardedMeteredRoutedExchange, GuardedRoutedExchange
 from kproxy.core.metered import MeteredRoutedExchange
 from kproxy.core.routed import FanOut, Lookup, Reach, RoutedExchange, Turn
 from kproxy.errors import AuthError, KproxyError, Malformed, ProtocolError
@@ -109,8 +110,12 @@ class RoutedClientSide(ClientSide):
 
     def make_exchange(self, host: str) -> RoutedExchange:
         """Return the machine for this connection."""
-        kind = RoutedExchange if self.shared.limits is None else MeteredRoutedExchange
-        return kind(self.shared.front, self.shared.advertise_for(host), self.routing.directory)
+        shared, directory = self.shared, self.routing.directory
+        if shared.access is None:
+            kind = RoutedExchange if shared.limits is None else MeteredRoutedExchange
+            return kind(shared.front, shared.advertise_for(host), directory)
+        guarded = GuardedRoutedExchange if shared.limits is None else GuardedMeteredRoutedExchange
+        return self.under_rules(guarded(shared.front, shared.advertise_for(host), directory), shared.access)
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""

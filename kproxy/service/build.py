@@ -1,7 +1,9 @@
 """From the configuration to the parts of core and net: limits, links and listeners. Nothing is opened here."""
 
+from kproxy.config import access as configured_access
 from kproxy.config import limits as configured
 from kproxy.config.model import Cluster, Config, Listener
+from kproxy.core import access as core_access
 from kproxy.core import limits as core
 from kproxy.net.link import ClusterSettings
 from kproxy.net.listeners import ListenerSettings
@@ -54,6 +56,42 @@ def listener_settings(name: str, listener: Listener, doors: Doors) -> ListenerSe
         login_timeout_seconds=listener.login_timeout,
         waiting_max=listener.unauthenticated_max,
         mechanism_for=doors.mechanism_for(listener.cluster),
+        networks=None if listener.access is None else listener.access.cidrs,
+        access=access(listener.access),
+    )
+
+
+def access(given: configured_access.Access | None) -> core_access.Access | None:
+    """Return rules at work; None where there are none, so that nobody pays for any."""
+    if given is None:
+        return None
+    apis = given.apis
+    denied = {name for preset in (apis and apis.presets) or () for name in core_access.PRESETS[preset]}
+    denied.update((apis and apis.deny) or ())
+    allow = given.default_effect == "allow"
+    if allow and not given.rules and not denied:
+        return None
+    return core_access.Access(
+        rules=tuple(map(_access_rule, given.rules)),
+        default_allow=allow,
+        denied_apis=frozenset(_API_KEYS[name] for name in denied),
+        dry_run=given.dry_run,
+    )
+
+
+def _access_rule(given: configured_access.AccessRule) -> core_access.Rule:
+    resource, pattern = next(
+        ((kind, name) for kind in core_access.Resource if isinstance(name := getattr(given, kind), str)),
+        (core_access.Resource.CLUSTER if given.cluster else None, "*"),
+    )
+    return core_access.Rule(
+        principals=given.principals or (given.principal or "",),
+        operations=frozenset(core_access.Operation)
+        if "all" in given.operations
+        else frozenset(map(core_access.Operation, given.operations)),
+        resource=resource,
+        pattern=pattern,
+        allow=given.effect == "allow",
     )
 
 

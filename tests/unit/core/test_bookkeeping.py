@@ -65,12 +65,14 @@ def test_snapshot() -> None:
     tally.requests[3 << 16 | 12] += 1
     tally.requests[18 << 16] += 1
     tally.closed[Cause.IDLE] += 1
-    numbers = [name for name in Tally.__slots__ if name not in ("closed", "requests")]
+    tally.denied["Fetch", "topic"] += 2
+    numbers = [name for name in Tally.__slots__ if name not in ("closed", "denied", "requests")]
     for value, name in enumerate(numbers):
         setattr(tally, name, value)
     assert tally.snapshot() == {
         "requests": {"Metadata": 3, "ApiVersions": 1},
         "closed": {"idle": 1},
+        "denied": {"Fetch topic": 2},
         **{name: value for value, name in enumerate(numbers)},
     }
 

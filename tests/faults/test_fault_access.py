@@ -1,0 +1,183 @@
+"""Access rules on live connections: what is denied never reaches a broker, and the operator is told."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+from clients import each_addressing
+from clients.gateway import Gateway, on_uvloop
+from clients.raw import HEARTBEAT_OK, RawClient, heartbeat, produce, produced
+
+from kproxy.core.causes import Cause
+from kproxy.testing.fakebroker import DROP, FakeBroker, FakeCluster
+from kproxy.wire import cluster as messages
+from kproxy.wire import shapes
+from kproxy.wire.apis import ApiKey
+
+PRODUCE, HEARTBEAT, METADATA = ApiKey.PRODUCE, ApiKey.HEARTBEAT, ApiKey.METADATA
+NO_ACKS = bytes(2)
+TOPIC_AUTHORIZATION_FAILED = 29
+
+RULES = [
+    {"principal": "User:ANONYMOUS", "operations": ["write"], "topic": "topic*"},
+    {"principal": "User:*", "operations": ["read"], "group": "group"},
+]
+
+
+def ready(broker: FakeBroker) -> None:
+    """Let a broker answer what these tests ask."""
+    broker.state.topics["topic"] = [broker.node_id]
+    broker.on(PRODUCE, lambda request: DROP if request.body[2:4] == NO_ACKS else produced())
+    broker.on(HEARTBEAT, HEARTBEAT_OK)
+
+
+def error_of(body: bytes) -> tuple[str, int]:
+    """Read the topic and the error of a Produce answer v7."""
+    (topic,) = shapes.read_whole(shapes.response(PRODUCE, 7), body)["topics"]
+    return topic["name"], topic["partitions"][0]["error"]
+
+
+@each_addressing
+@pytest.mark.parametrize("limited", [False, True])
+def test_what_is_denied_never_arrives(addressing: str, limited: bool) -> None:
+    """A denied request is answered, an allowed one is served, and the log and the counters tell of the one."""
+
+    @on_uvloop
+    async def run() -> None:
+        limits = [{"name": "much", "concurrency": {"max": 2}}] if limited else []
+        async with FakeCluster(1) as cluster:
+            broker = cluster.brokers[1]
+            ready(broker)
+            async with (
+                Gateway(
+                    cluster.bootstrap, addressing=addressing, listener=access(rules=RULES), limits=limits
+                ) as gateway,
+                RawClient(gateway.address_of(1)) as client,
+            ):
+                for _ in range(3):
+                    assert error_of(await client.ask(PRODUCE, 7, produce(1))) == ("topic", 0)
+                    denied = await client.ask(PRODUCE, 7, produce(1, topic="secret"))
+                    assert error_of(denied) == ("secret", TOPIC_AUTHORIZATION_FAILED)
+                await client.heartbeat()
+                answer = await client.ask(HEARTBEAT, 3, heartbeat("other"))
+                assert answer[4:6] == b"\0\x1e"
+                assert len(broker.of(PRODUCE)) == 3
+                assert len(broker.of(HEARTBEAT)) == 1
+                assert not any(b"secret" in request.body for request in broker.requests)
+                assert gateway.tally.snapshot()["denied"] == {"Produce topic": 3, "Heartbeat group": 1}
+                (event,) = gateway.events_with(event="denied by access rules", name="secret")
+                assert event["principal"] == "User:ANONYMOUS"
+                assert (event["operation"], event["resource"], event["api"]) == ("write", "topic", "Produce")
+
+    run()
+
+
+def access(**access: object) -> dict[str, object]:
+    """Write a listener's part."""
+    return {"access": access}
+
+
+@each_addressing
+def test_nobody_waits_for_an_answer(addressing: str) -> None:
+    """A denied Produce without acks ends the connection; what was sent before it arrives."""
+
+    @on_uvloop
+    async def run() -> None:
+        async with FakeCluster(1) as cluster:
+            broker = cluster.brokers[1]
+            ready(broker)
+            async with (
+                Gateway(cluster.bootstrap, addressing=addressing, listener=access(rules=RULES)) as gateway,
+                RawClient(gateway.address_of(1)) as client,
+            ):
+                stream = [client.frame(PRODUCE, 7, produce(0)), client.frame(PRODUCE, 7, produce(0, topic="secret"))]
+                await client.send_bytes(b"".join((stream[0], stream[1], stream[0])))
+                await client.assert_closed()
+                await gateway.until_closed(Cause.DENIED)
+                await broker.until_asked(PRODUCE)
+            assert len(broker.of(PRODUCE)) == 1
+
+    run()
+
+
+@on_uvloop
+async def test_apis_that_vanish() -> None:
+    """An API that clients do better without is not offered when it is denied; any other is, and is refused."""
+    apis = {"deny": ["GetTelemetrySubscriptions", "PushTelemetry", "DeleteTopics"]}
+    async with FakeCluster(1) as cluster:
+        for dry_run in (False, True):
+            async with (
+                Gateway(cluster.bootstrap, listener=access(apis=apis, dry_run=dry_run)) as gateway,
+                RawClient(gateway.address) as client,
+            ):
+                offered = (await client.api_versions()).ranges
+                assert (ApiKey.PUSH_TELEMETRY in offered) is dry_run
+                assert ApiKey.DELETE_TOPICS in offered
+                assert offered[ApiKey.FETCH][1] == 15  # no rule is about a topic
+                if not dry_run:
+                    request = shapes.write(shapes.request(20, 1), {"topics": [{"name": "t"}], "timeout_ms": 1})
+                    body = await client.ask(ApiKey.DELETE_TOPICS, 1, request)
+                    assert shapes.read_whole(shapes.response(20, 1), body)["topics"] == [
+                        {"name": "t", "error": TOPIC_AUTHORIZATION_FAILED}
+                    ]
+        assert cluster.brokers[1].of(ApiKey.DELETE_TOPICS) == []
+
+
+@on_uvloop
+async def test_rules_lower_what_is_offered() -> None:
+    """Where rules are about topics, versions that are for brokers alone are not offered, also once brokers change."""
+    async with (
+        FakeCluster(1) as cluster,
+        Gateway(cluster.bootstrap, listener=access(rules=RULES), cluster={"refresh_interval": "100ms"}) as gateway,
+    ):
+        async with RawClient(gateway.address) as client:
+            assert (await client.api_versions()).ranges[ApiKey.FETCH][1] == 14
+        broker = cluster.brokers[1]
+        broker.ranges[ApiKey.PRODUCE] = (0, 9)
+        broker.close_connections()
+        async with asyncio.timeout(10):
+            while True:
+                async with RawClient(gateway.address) as client:
+                    offered = (await client.api_versions()).ranges
+                if offered[ApiKey.PRODUCE][1] == 9:
+                    break
+                await asyncio.sleep(0.05)
+        assert offered[ApiKey.FETCH][1] == 14
+
+
+@on_uvloop
+async def test_an_id_nobody_has_seen() -> None:
+    """A topic told by an id from before kproxy's start is unknown at first, and soon known: kproxy asks by itself."""
+    topic_id = UUID(int=7).bytes
+    body = shapes.write(
+        shapes.request(PRODUCE, 13),
+        {"txn": None, "acks": 1, "topics": [{"id": topic_id, "partitions": [{"index": 0, "records": b""}]}]},
+    )
+    described = shapes.write(
+        shapes.response(METADATA, 12),
+        {"cluster_id": "k", "topics": [{"name": "topic", "id": topic_id, "partitions": []}]},
+    )
+    done = shapes.write(shapes.response(PRODUCE, 13), {"topics": [{"id": topic_id, "partitions": [{"index": 0}]}]})
+    async with FakeCluster(1) as cluster, Gateway(cluster.bootstrap, listener=access(rules=RULES)) as gateway:
+        broker = cluster.brokers[1]
+        broker.on(METADATA, described)
+        broker.on(PRODUCE, done)
+        codes: list[int] = []
+        async with RawClient(gateway.address_of(1)) as client, asyncio.timeout(10):
+            while not codes or codes[-1]:
+                answer = await client.ask(PRODUCE, 13, body)
+                codes.append(
+                    shapes.read_whole(shapes.response(PRODUCE, 13), answer)["topics"][0]["partitions"][0]["error"]
+                )
+                await asyncio.sleep(0.02)
+        assert codes[0] == 100
+        assert set(codes) == {0, 100}
+        assert len(broker.of(PRODUCE)) == 1
+        assert any(topic_id in request.body for request in broker.of(METADATA))
+        lookup = gateway._listener.settings.access
+        assert lookup is not None
+        wanted = lookup.names.wanted
+        assert wanted is not None
+        for nothing in (bytes(16), b"short"):
+            wanted(nothing)  # these are no ids
+        assert bytes(16) == messages.NO_TOPIC_ID
