@@ -17,6 +17,8 @@ Loc = tuple[str | int, ...]
 _LISTS = frozenset({"limits", "key", "listeners", "apis", "principals", "client_ids", "client_ips"})
 """The lists within and around ``limits``; elsewhere only ``bootstrap`` is one, and other numbers are keys."""
 
+_LISTS_OF_LOG = _LISTS | {"bootstrap", "fields"}
+
 
 class Problem(NamedTuple):
     """One mistake or doubt: the field it is about, and a line of text that ends with what to do."""
@@ -30,7 +32,7 @@ def where(loc: Loc) -> str:
     text = ""
     for index, part in enumerate(loc):
         around = loc[index - 1] if index else None
-        lists = _LISTS if loc[0] == "limits" else {"bootstrap"}
+        lists = _LISTS if loc[0] == "limits" else _LISTS_OF_LOG if loc[0] == "request_log" else {"bootstrap"}
         text += f"[{part}]" if isinstance(part, int) and around in lists else f".{part}"
     return text.removeprefix(".")
 

@@ -500,6 +500,10 @@ class Exchange:
 
     # Broker to client.
 
+    def told_ms(self, key_version: int, size: int) -> int:  # noqa: ARG002  for those that tell some
+        """Return the throttle time that an answer of the broker's which leaves now carries at least (see metered)."""
+        return 0
+
     def from_broker(self, data: bytes) -> bytes:
         """Take what the broker sent; return what the client gets now.
 

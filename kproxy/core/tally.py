@@ -11,6 +11,7 @@ Never here: a metrics library, a label look-up, a lock. A collector reads ``snap
 from collections import Counter
 
 from kproxy.core.causes import Cause
+from kproxy.core.latency import Latencies
 from kproxy.wire.apis import APIS
 
 
@@ -24,6 +25,7 @@ class Tally:
         "connections",
         "dial_failures",
         "dials",
+        "latencies",
         "login_failures",
         "lost_bytes",
         "opened",
@@ -47,6 +49,8 @@ class Tally:
         self.dial_failures = 0
         self.login_failures = 0
         self.reauthentications = 0
+        self.latencies: Latencies | None = None
+        """None: nothing is timed."""
         self.lost_bytes = 0
         """Bytes read from clients that could not be sent to a broker within the dial bound."""
 
@@ -56,6 +60,7 @@ class Tally:
         for key_version, count in self.requests.items():
             if count:
                 requests[APIS[key_version >> 16].name] += count
+        latencies = {} if self.latencies is None else {"latency": self.latencies.snapshot()}
         return {
             "opened": self.opened,
             "connections": self.connections,
@@ -68,4 +73,4 @@ class Tally:
             "login_failures": self.login_failures,
             "reauthentications": self.reauthentications,
             "lost_bytes": self.lost_bytes,
-        }
+        } | latencies

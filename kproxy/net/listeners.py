@@ -17,6 +17,7 @@ from kproxy.core.causes import Cause
 from kproxy.core.directory import Directory
 from kproxy.core.exchange import FRAME_BYTES_MAX, Front
 from kproxy.core.limits import Limits
+from kproxy.core.observed import Watch
 from kproxy.core.tally import Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
@@ -62,12 +63,19 @@ class Listener:
     """One listener of one cluster. ``open`` it once the link is ready."""
 
     def __init__(
-        self, settings: ListenerSettings, link: ClusterLink, sockets: SocketSource, limits: Limits | None = None
+        self,
+        settings: ListenerSettings,
+        link: ClusterLink,
+        sockets: SocketSource,
+        limits: Limits | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Prepare a listener; nothing is open yet."""
         self.settings = settings
         self._limits = limits
+        self._watch = watch
         self.tally = Tally()
+        self.tally.latencies = None if watch is None else watch.latencies
         self._link = link
         self._sockets = sockets
         self._tasks = Tasks()
@@ -105,6 +113,7 @@ class Listener:
             open_broker=self._open_broker,
             advertised_host=settings.advertised_host,
             limits=self._limits,
+            watch=self._watch,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
             tasks=self._tasks,

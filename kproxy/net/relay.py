@@ -19,8 +19,9 @@ import structlog
 
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
-from kproxy.core.limits import Limits
-from kproxy.core.metered import MeteredExchange
+from kproxy.core.kinds import exchange_class
+from kproxy.core.limits import ANONYMOUS, Client, Limits
+from kproxy.core.observed import Observed, Watch
 from kproxy.core.rewrite import Advertise
 from kproxy.core.sasl import Login
 from kproxy.core.suppressor import Suppressor
@@ -60,6 +61,8 @@ class Shared:
     """None: whatever local address the client reached."""
     limits: Limits | None = None
     """None: there are none."""
+    watch: Watch | None = None
+    """None: nothing is timed, or logged."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     tasks: Tasks = field(default_factory=Tasks)
@@ -229,6 +232,8 @@ class ClientSide(asyncio.Protocol):
         local = transport.get_extra_info("sockname")
         host = shared.advertised_host or (local[0] if local else "localhost")
         self.exchange = self.make_exchange(host)
+        if shared.watch is not None:
+            self._watch(shared.watch)
         self._tally.opened += 1
         self._tally.connections += 1
         shared.connections.add(self)
@@ -243,8 +248,20 @@ class ClientSide(asyncio.Protocol):
 
     def make_exchange(self, host: str) -> Exchange:
         """Return the machine for this connection, whose client knows us as ``host``."""
-        kind = Exchange if self.shared.limits is None else MeteredExchange
-        return kind(self.shared.front, self.shared.advertise_for(host))
+        shared = self.shared
+        kind = exchange_class(routed=False, limited=shared.limits is not None, observed=shared.watch is not None)
+        exchange: Exchange = kind(shared.front, shared.advertise_for(host))
+        return exchange
+
+    def identity(self) -> Client:
+        """Return who the client is, as far as that is known before its first request."""
+        host = self.peer.rpartition(":")[0].removeprefix("::ffff:")  # IPv4 on a socket for both (RFC 4291)
+        return Client(self.shared.name, host, ANONYMOUS, "")
+
+    def _watch(self, watch: Watch) -> None:
+        port = self.peer.rpartition(":")[2]
+        observed = cast("Observed", self.exchange)
+        observed.observe(watch, self.identity(), int(port) if port.isdigit() else 0, self.node_id)
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""
@@ -311,6 +328,8 @@ class ClientSide(asyncio.Protocol):
         if self._linger is not None:
             self._linger.cancel()
         self._forget_buffered()
+        if self.shared.watch is not None:
+            cast("Observed", self.exchange).conclude()
         if self.gate is not None:
             self.gate.leave(by_client=self._cause in {None, Cause.CLIENT_CLOSED})
         self._tally.connections -= 1

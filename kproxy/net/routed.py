@@ -14,7 +14,7 @@ import structlog
 
 from kproxy.core.causes import Cause
 from kproxy.core.directory import Directory
-from kproxy.core.metered import MeteredRoutedExchange
+from kproxy.core.kinds import exchange_class
 from kproxy.core.routed import FanOut, Lookup, Reach, RoutedExchange, Turn
 from kproxy.errors import AuthError, KproxyError, Malformed, ProtocolError
 from kproxy.net.dial import RETRY_GAP_SECONDS, Dialler
@@ -108,8 +108,10 @@ class RoutedClientSide(ClientSide):
 
     def make_exchange(self, host: str) -> RoutedExchange:
         """Return the machine for this connection."""
-        kind = RoutedExchange if self.shared.limits is None else MeteredRoutedExchange
-        return kind(self.shared.front, self.shared.advertise_for(host), self.routing.directory)
+        shared = self.shared
+        kind = exchange_class(routed=True, limited=shared.limits is not None, observed=shared.watch is not None)
+        exchange: RoutedExchange = kind(shared.front, shared.advertise_for(host), self.routing.directory)
+        return exchange
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""

@@ -24,6 +24,7 @@ from kproxy.net.link import ClusterLink
 from kproxy.net.listeners import Listener
 from kproxy.net.tasks import Tasks
 from kproxy.observe import log
+from kproxy.observe.requestlog import RequestLog
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
 
@@ -58,6 +59,7 @@ class Worker:
         self._links: dict[str, ClusterLink] = {}
         self._listeners: dict[str, Listener] = {}
         self._limits = build.limits(config)
+        self._request_log: RequestLog | None = None
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -67,13 +69,21 @@ class Worker:
         self._channel.closed.add_done_callback(lambda _: self._drain.set())
         running = asyncio.get_running_loop()
         running.add_signal_handler(signal.SIGTERM, self._drain.set)
+        try:
+            self._request_log = build.request_log(self._config)
+        except KproxyError as error:
+            self._channel.send({"failed": str(error)})
+            await self._drain.wait()
+            return 1
         for name, cluster in self._config.clusters.items():
             settings = build.cluster_settings(name, cluster)
             self._links[name] = ClusterLink(settings, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
             self._links[name].start()
         for name, listener in self._config.listeners.items():
             link = self._links[listener.cluster]
-            self._listeners[name] = Listener(build.listener_settings(name, listener), link, self._socket, self._limits)
+            settings_of = build.listener_settings(name, listener)
+            watch = build.watch(self._config, name, self._request_log)
+            self._listeners[name] = Listener(settings_of, link, self._socket, self._limits, watch)
         if self._limits is not None:
             self._tasks.spawn("limits", self._tell_of_limits(self._limits))
         start = self._tasks.spawn("start", self._start())
@@ -81,6 +91,8 @@ class Worker:
         start.cancel()
         drains = (listener.drain(self._config.drain_timeout) for listener in self._listeners.values())
         await asyncio.gather(*drains)
+        if self._request_log is not None:
+            await self._request_log.close()
         self._channel.send({"tally": self._tally()})
         for served in self._listeners.values():
             await served.close()
@@ -132,10 +144,15 @@ class Worker:
     def _tally(self) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()
         limits = {} if self._limits is None else {"limits": self._limits.snapshot(now)}
-        return {
-            "cpu_seconds": time.process_time(),
-            "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
-        } | limits
+        log_counts = {} if self._request_log is None else {"request_log": self._request_log.snapshot()}
+        return (
+            {
+                "cpu_seconds": time.process_time(),
+                "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
+            }
+            | limits
+            | log_counts
+        )
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
         if "socket" in message:
