@@ -138,6 +138,8 @@ class _Note:
     topic: str | None = None
     topic_id: bytes | None = None
     no_acks: bool = False
+    timed: bool = False
+    """Not only picked: the histograms must not prefer what the log does."""
     node_id: int | None = None
 
 
@@ -165,7 +167,7 @@ class Observed(Exchange):
         self._node_id = node_id
         self._watched: deque[_Watched] = deque()
         self._unsent: _Watched | None = None  # read, and neither let go nor answered yet
-        self._asking: int | None = None  # the correlation id of a request to be logged that is not let go yet
+        self._asking: tuple[int, int] | None = None  # ordinal and correlation id of one to be logged, not let go yet
         self._own_answer: bytes | None = None  # what kproxy answered it
         self._time_in = _NEVER if watch.latencies is None else 1  # how many reads from the last draw on
         self._gap = self._drawn = _NEVER  # reads to the next that is looked at; at the last draw
@@ -208,7 +210,8 @@ class Observed(Exchange):
             elif timed:
                 self._time_in = self._gap = self._drawn = 1  # it was none for a broker: the next one is
         else:
-            self._asking = correlation_id
+            note.timed = timed
+            self._asking = None if note.no_acks else (ordinal, correlation_id)
             out = self._inner_from_client(data)
             self._wait_for((ordinal, key_version, correlation_id, read_at, 0.0, note))
             self._look_at_unsent()
@@ -245,7 +248,8 @@ class Observed(Exchange):
 
     def reply(self, frame: bytes) -> None:
         """See Exchange."""
-        if self._asking is not None and _SIZE(frame, 4)[0] == self._asking:
+        asking = self._asking
+        if asking is not None and self.asked < asking[0] and _SIZE(frame, 4)[0] == asking[1]:
             self._own_answer = frame
             self._asking = None
         super().reply(frame)
@@ -291,7 +295,8 @@ class Observed(Exchange):
         size, key_version, correlation_id = _HEAD(held, 0)
         note = self._pick(key_version, held, 0, size) if picked else None
         if note is not None:
-            self._asking = correlation_id
+            note.timed = timed
+            self._asking = None if note.no_acks else (self.asked + 1, correlation_id)
         if timed or note is not None:
             self._wait_for((self.asked + 1, key_version, correlation_id, read_at, 0.0, note))
 
@@ -304,10 +309,13 @@ class Observed(Exchange):
             return None
         note = _Note(size + 4)
         end = min(pos + 4 + size, pos + HELD_BYTES_MAX, len(data))
-        with suppress(ProtocolError):  # what is cut or odd is not told; whether it may pass is for others to say
+        try:
             note.client_id = (frames.client_id(data[:end], pos + 4) or "")[:TEXT_CHARS_MAX]
             if key == _PRODUCE:
                 note.no_acks = frames.produce_acks(data, pos + 4, end) == 0
+        except ProtocolError:
+            return None  # it is cut, or odd; whether it may pass is for others to say
+        with suppress(ProtocolError):
             if key <= _FETCH:
                 found = route(key, version, data, pos + 4, end)
                 note.topic, note.topic_id = found.name or None, found.topic_id or None
@@ -342,7 +350,7 @@ class Observed(Exchange):
                 pos += 4 + _SIZE(data, pos)[0]
             if pos + 8 > len(data) or _SIZE(data, pos + 4)[0] != correlation_id:
                 continue  # it was another request that was asked in its place
-            if latencies is not None:
+            if latencies is not None and (note is None or note.timed):
                 latencies.note(key_version >> 16, sent_at - read_at, now - sent_at)
             if note is not None:
                 self._tell(one, sent_at - read_at, now - sent_at, Answerer.BROKER, answer=data, pos=pos)
