@@ -67,6 +67,7 @@ FIELDS: tuple[str, ...] = get_args(FieldName)
 
 CONFLUENT_KAFKA = "confluent_kafka"
 
+_FRACTION = re.compile(r"[0-9](\.[0-9]{1,15})?")
 _TOPIC = re.compile(r"^[a-zA-Z0-9._-]{1,249}$")
 
 _API_NAMES = frozenset(api.name for api in APIS.values())
@@ -100,8 +101,9 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
 
 def parse_sample(value: object) -> float:
     """Turn ``0.01`` into a part of the whole, 0 to 1."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
-        return float(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (number or (isinstance(value, str) and _FRACTION.fullmatch(value))) and 0 <= float(value) <= 1:  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
     raise ValueError(f"{quoted(value)} is no part of the whole; write a number from 0 to 1, as in 0.01")
 
 
