@@ -193,7 +193,7 @@ class KafkaSink:
             "client.id": "kproxy-request-log",
             "queue.buffering.max.messages": queue_max,
             "compression.type": "lz4",
-            "linger.ms": 50,
+            "linger.ms": 5,  # they were gathered already
             "delivery.report.only.error": True,
             "log_level": 0,  # what goes wrong is told by error_cb and delivery reports
             "error_cb": self._troubled,

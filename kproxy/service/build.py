@@ -132,7 +132,7 @@ def kafka_options(log: LogConfig, config: Config) -> dict[str, Any]:
         "bootstrap.servers": ",".join(map(str, bootstrap)),
         "security.protocol": secured,
         "acks": log.acks,
-        "message.timeout.ms": max(int(log.delivery_timeout * 1000), 1),
+        "message.timeout.ms": max(int(log.delivery_timeout * 1000), 10),  # librdkafka: above linger.ms
     }
     if sasl is not None:
         options |= {
