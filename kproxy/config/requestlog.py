@@ -215,7 +215,7 @@ class RequestLog(Model):
     delivery_timeout: Duration = written("30s")
     """to kafka: an entry that is not written after so long is dropped."""
     sample: Sample = 1.0
-    """The part of reads, 0 to 1, of which the first request is told; 1: of each."""
+    """The part of reads, 0 to 1, whose requests are told of; 1: all."""
     match: LogMatch = Field(default_factory=LogMatch)
     """Which requests are told of; left out: all."""
     fields: Fields | None = None

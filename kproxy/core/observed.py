@@ -1,9 +1,10 @@
 """A client connection that is watched: how long its requests took, and what there is to tell of one now and then.
 
-A mixin before an exchange of any kind, the outermost: what is timed begins with the read, before any limit. Of each
-read the first request that begins in it may be *watched*, and where a limit holds something back, the first request
-that it holds. An answer's ordinal names its request (see exchange); that it carries the same correlation id is looked
-at as well, so that whatever else answers a request in between, none is taken for another::
+A mixin before an exchange of any kind, the outermost: what is timed begins with the read, before any limit. For
+latencies the first request that begins in a read is *watched*, and where a limit holds something back, the first that
+it holds; for the log, all that begin in it. An answer's ordinal names its request (see exchange); that it carries the
+same correlation id is looked at as well, so that whatever else answers a request in between, none is taken for
+another::
 
     client -> broker   [Fetch 7]    read at 10.000, let go at 10.250: 250 ms in kproxy
     broker -> client   [7]          began at 10.253: 3 ms upstream
@@ -22,11 +23,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
+from itertools import islice
 from math import log
 from struct import Struct
 from typing import NamedTuple
 
-from kproxy.core.exchange import HELD_BYTES_MAX, Exchange
+from kproxy.core.exchange import API_VERSIONS_OR_SASL, HELD_BYTES_MAX, REFUSED, Exchange
 from kproxy.core.latency import Latencies
 from kproxy.core.limits import Client, among, within
 from kproxy.core.routed import RoutedExchange
@@ -38,9 +40,9 @@ from kproxy.wire.outcome import UNSEEN, outcome
 from kproxy.wire.primitives import INT32
 from kproxy.wire.routing import route
 
-WATCHED_MAX = 32
-"""How many requests of a connection are watched at once. Clients have five in flight
-(max.in.flight.requests.per.connection); of one that has more, some are left out."""
+WATCHED_MAX = 64
+"""How many requests of a connection are watched at once, with 1 KiB each at most. Clients have five in flight
+(max.in.flight.requests.per.connection); of one that has more, some are left out, and counted."""
 
 TIMED_GAP_MAX = 7
 """One read of four is timed: each is one to so many behind the last, by the dice, so that no client's own rhythm shows.
@@ -97,7 +99,7 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Picks:
-    """Which requests are logged: those that match, and of these one read of ``1 / sample``. None in a match: any."""
+    """Which requests are logged: of one read of ``1 / sample``, those that match. None in a match: any."""
 
     sample: float = 1.0
     apis: frozenset[int] | None = None
@@ -117,7 +119,7 @@ class Picks:
         return 1 + int(log(1 - dice()) / log(1 - self.sample)) if self.sample > 0 else _NEVER
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Watch:
     """What the connections of one listener are watched for. ``clock`` tells seconds, ``dice`` from 0 to below 1."""
 
@@ -127,20 +129,31 @@ class Watch:
     log: Callable[[Observation], None] | None = None
     """Gets what was picked; it must neither raise nor take long."""
     picks: Picks = Picks()
+    missed: int = 0
+    """How many requests were not told, as too many of their connections' were watched already."""
 
 
 @dataclass(slots=True)
 class _Note:
-    """What the log is told of a request, as far as its first bytes told."""
+    """A request that is watched closer than by its times, or that waits to be let go."""
 
+    key_version: int
+    correlation_id: int
+    read_at: float
     size: int
+    ordinal: int
+    """Its answer's; of one that no broker will answer, what the next one's would be."""
+    forwarded: bool
+    """A broker will answer it, as far as its first bytes tell."""
+    no_acks: bool
+    told: bool = False
+    timed: bool = False
     client_id: str = ""
     topic: str | None = None
     topic_id: bytes | None = None
-    no_acks: bool = False
-    timed: bool = False
-    """Not only picked: the histograms must not prefer what the log does."""
     node_id: int | None = None
+    own_answer: bytes | None = None
+    """What kproxy answered it."""
 
 
 _Watched = tuple[int, int, int, float, float, _Note | None]
@@ -166,9 +179,7 @@ class Observed(Exchange):
         self._client_port = client_port
         self._node_id = node_id
         self._watched: deque[_Watched] = deque()
-        self._unsent: _Watched | None = None  # read, and neither let go nor answered yet
-        self._asking: tuple[int, int] | None = None  # ordinal and correlation id of one to be logged, not let go yet
-        self._own_answer: bytes | None = None  # what kproxy answered it
+        self._unsent: deque[_Note] = deque()  # read, and neither let go nor answered yet
         self._time_in = _NEVER if watch.latencies is None else 1  # how many reads from the last draw on
         self._gap = self._drawn = _NEVER  # reads to the next that is looked at; at the last draw
         self.identify(client)
@@ -189,34 +200,37 @@ class Observed(Exchange):
         self._gap -= 1
         if self._gap > 0:
             return self._inner_from_client(data)
-        if self._unsent is not None:
+        if self._unsent:
             out = self._inner_from_client(data)
             self._look_at_unsent()
             return out
         pos = self._gate_left or self._request_left
         if pos + _HEAD_BYTES > len(data) or self._holds_back():
             return self._inner_from_client(data)  # no request begins here, or not visibly, or behind others that wait
-        size, key_version, correlation_id = _HEAD(data, pos)
         timed, picked = self._draw()
-        note = self._pick(key_version, data, pos, size) if picked else None
-        ordinal = self.asked + 1
         read_at = self._watch.clock()
-        if note is None:
+        if picked:
+            self._note_all(data, pos, read_at, timed=timed)
             out = self._inner_from_client(data)
-            if timed and self.asked >= ordinal and len(self._watched) < WATCHED_MAX:
-                self._watched.append((ordinal, key_version, correlation_id, read_at, read_at, None))
-            elif timed and self._holds_back():
-                self._wait_for((ordinal, key_version, correlation_id, read_at, 0.0, None))
-            elif timed:
-                self._time_in = self._gap = self._drawn = 1  # it was none for a broker: the next one is
-        else:
-            note.timed = timed
-            self._asking = None if note.no_acks else (ordinal, correlation_id)
-            out = self._inner_from_client(data)
-            self._wait_for((ordinal, key_version, correlation_id, read_at, 0.0, note))
+            self._gap_then = self._gap
             self._look_at_unsent()
-        if self.waits:
-            self._watch_held(read_at, timed=timed, picked=picked)
+            if self._unsent:
+                self._unsent[0].timed = timed
+                self._gap = 0  # each read is looked at until it is known what became of them
+            return out
+        size, key_version, correlation_id = _HEAD(data, pos)
+        ordinal = self.asked + 1
+        out = self._inner_from_client(data)
+        if self.asked >= ordinal:
+            if len(self._watched) < WATCHED_MAX:
+                self._watched.append((ordinal, key_version, correlation_id, read_at, read_at, None))
+            if self.waits and len(self._held) >= _HEAD_BYTES:  # a limit holds the first of these back
+                size, key_version, correlation_id = _HEAD(self._held, 0)
+                self._wait_for(_Note(key_version, correlation_id, read_at, size, self.asked + 1, True, False))
+        elif self._holds_back():
+            self._wait_for(_Note(key_version, correlation_id, read_at, size, ordinal, True, False))
+        else:
+            self._time_in = self._gap = self._drawn = 1  # it was none for a broker: the next one is
         return out
 
     def _draw(self) -> tuple[bool, bool]:
@@ -233,93 +247,109 @@ class Observed(Exchange):
         self._gap = self._drawn = min(self._time_in, self._log_in)
         return timed, picked
 
-    def _wait_for(self, watched: _Watched) -> None:
-        """Look at each read until it is known what becomes of a request."""
-        self._unsent = watched
+    def _wait_for(self, note: _Note) -> None:
+        """Look at each read until it is known what becomes of a request that is timed."""
+        note.timed = True
+        self._unsent.append(note)
         self._gap_then = self._gap
         self._gap = 0
 
     def release(self) -> bytes:
         """See Exchange."""
         out = super().release()
-        if self._unsent is not None:
+        if self._unsent:
             self._look_at_unsent()
         return out
 
     def reply(self, frame: bytes) -> None:
         """See Exchange."""
-        asking = self._asking
-        if asking is not None and self.asked < asking[0] and _SIZE(frame, 4)[0] == asking[1]:
-            self._own_answer = frame
-            self._asking = None
+        correlation_id = _SIZE(frame, 4)[0]
+        for index, note in enumerate(self._unsent):
+            if (
+                note.correlation_id == correlation_id
+                and self.asked < note.ordinal
+                and note.own_answer is None
+                and not note.no_acks
+            ):
+                note.own_answer = frame
+                if note.forwarded:  # not after all: it was refused
+                    for later in islice(self._unsent, index + 1, None):
+                        later.ordinal -= 1
+                break
         super().reply(frame)
 
     def conclude(self) -> None:
         """The connection has ended: tell of what was never answered."""
         now = self._watch.clock()
-        for watched in (*self._watched, self._unsent):
-            if watched is not None and watched[5] is not None:
-                self._tell(watched, (watched[4] or now) - watched[3], None, Answerer.LOST)
+        for *_, sent_at, note in self._watched:
+            if note is not None:
+                self._tell(note, sent_at - note.read_at, None, Answerer.LOST)
+        for note in [each for each in self._unsent if each.told]:
+            self._tell(note, now - note.read_at, None, Answerer.LOST)
         self._watched.clear()
-        self._unsent = None
+        self._unsent.clear()
 
     def _holds_back(self) -> bool:
         """Whether something that was read has neither been let go nor been answered."""
         return self.waits or bool(self._request_head or self._gate_head) or not self.settled
 
     def _look_at_unsent(self) -> None:
-        """See what became of the request that was read and not let go."""
-        watched = self._unsent
-        assert watched is not None  # noqa: S101  the caller has looked
-        ordinal, key_version, correlation_id, read_at, _, note = watched
-        answered = self.asked >= ordinal and (note is None or not note.no_acks)
-        if self._own_answer is None and not answered and self._holds_back():
-            return
-        frame, self._own_answer = self._own_answer, None
-        self._unsent = self._asking = None
-        self._gap = self._gap_then
+        """See what became of the requests that were read and not let go, in their order."""
+        unsent = self._unsent
         now = self._watch.clock()
-        if frame is None and answered:
-            if note is not None:
+        while unsent:
+            note = unsent[0]
+            if note.own_answer is None and note.forwarded and self.asked >= note.ordinal:
                 note.node_id = self._upstream_node()
-            self._watched.append((ordinal, key_version, correlation_id, read_at, now, note))
-        elif note is not None:
-            answerer = Answerer.NOBODY if frame is None else Answerer.KPROXY
-            self._tell(watched, now - read_at, None, answerer, answer=frame or b"")
+                told = note if note.told else None
+                self._watched.append((note.ordinal, note.key_version, note.correlation_id, note.read_at, now, told))
+            elif note.own_answer is None and self._holds_back():
+                return
+            elif note.told:
+                answerer = Answerer.NOBODY if note.own_answer is None else Answerer.KPROXY
+                self._tell(note, now - note.read_at, None, answerer, answer=note.own_answer or b"")
+            unsent.popleft()
+        self._gap = self._gap_then
 
-    def _watch_held(self, read_at: float, *, timed: bool, picked: bool) -> None:
-        """A limit holds something of this read back: watch the first request in that as well."""
-        held = self._held
-        if self._unsent is not None or len(held) < _HEAD_BYTES:
-            return
-        size, key_version, correlation_id = _HEAD(held, 0)
-        note = self._pick(key_version, held, 0, size) if picked else None
-        if note is not None:
-            note.timed = timed
-            self._asking = None if note.no_acks else (self.asked + 1, correlation_id)
-        if timed or note is not None:
-            self._wait_for((self.asked + 1, key_version, correlation_id, read_at, 0.0, note))
+    def _note_all(self, data: bytes, pos: int, read_at: float, *, timed: bool) -> None:
+        """Note the requests that begin in a read from ``pos`` on: those that are told, and the first, to be timed."""
+        end = len(data)
+        ordinal = self.asked + 1
+        first = timed
+        while pos + _HEAD_BYTES <= end:
+            size, key_version, correlation_id = _HEAD(data, pos)
+            note = _Note(key_version, correlation_id, read_at, size + 4, ordinal, True, False)
+            if not self._read(note, data, pos, min(pos + 4 + size, pos + HELD_BYTES_MAX, end)):
+                return
+            if note.told or first:
+                if len(self._watched) + len(self._unsent) < WATCHED_MAX:
+                    note.timed, first = first, False
+                    self._unsent.append(note)
+                else:
+                    self._watch.missed += 1
+            ordinal += note.forwarded
+            pos += 4 + size
 
-    def _pick(self, key_version: int, data: bytes, pos: int, size: int) -> _Note | None:
-        """Read what is told of the request at ``pos``, if it is meant."""
+    def _read(self, note: _Note, data: bytes, pos: int, end: int) -> bool:
+        """Read what there is to tell of the request at ``pos``; False where it is cut too early, or odd."""
         picks = self._watch.picks
-        key, version = key_version >> 16, key_version & 0xFFFF
-        meant = key in APIS if picks.apis is None else key in picks.apis
-        if not meant or len(self._watched) >= WATCHED_MAX:
-            return None
-        note = _Note(size + 4)
-        end = min(pos + 4 + size, pos + HELD_BYTES_MAX, len(data))
+        key, version = note.key_version >> 16, note.key_version & 0xFFFF
+        if key not in APIS:
+            return False
         try:
-            note.client_id = (frames.client_id(data[:end], pos + 4) or "")[:TEXT_CHARS_MAX]
-            if key == _PRODUCE:
-                note.no_acks = frames.produce_acks(data, pos + 4, end) == 0
+            client_id = frames.client_id(data[:end], pos + 4) or ""
+            note.no_acks = key == _PRODUCE and frames.produce_acks(data, pos + 4, end) == 0
         except ProtocolError:
-            return None  # it is cut, or odd; whether it may pass is for others to say
-        with suppress(ProtocolError):
+            return False  # whether it may pass is for others to say
+        note.forwarded = not note.no_acks and self._kinds.get(note.key_version, REFUSED) < API_VERSIONS_OR_SASL
+        note.told = (picks.apis is None or key in picks.apis) and among(client_id, picks.client_ids)
+        if note.told:
+            note.client_id = client_id[:TEXT_CHARS_MAX]
             if key <= _FETCH:
-                found = route(key, version, data, pos + 4, end)
-                note.topic, note.topic_id = found.name or None, found.topic_id or None
-        return note if among(note.client_id, picks.client_ids) else None
+                with suppress(ProtocolError):
+                    found = route(key, version, data, pos + 4, end)
+                    note.topic, note.topic_id = found.name or None, found.topic_id or None
+        return True
 
     def _upstream_node(self) -> int | None:
         return self._node_id
@@ -343,8 +373,7 @@ class Observed(Exchange):
         now = self._watch.clock()
         watched, latencies = self._watched, self._watch.latencies
         while watched and watched[0][0] <= self.answered:
-            one = watched.popleft()
-            ordinal, key_version, correlation_id, read_at, sent_at, note = one
+            ordinal, key_version, correlation_id, read_at, sent_at, note = watched.popleft()
             while answered + 1 < ordinal:
                 answered += 1
                 pos += 4 + _SIZE(data, pos)[0]
@@ -353,13 +382,13 @@ class Observed(Exchange):
             if latencies is not None and (note is None or note.timed):
                 latencies.note(key_version >> 16, sent_at - read_at, now - sent_at)
             if note is not None:
-                self._tell(one, sent_at - read_at, now - sent_at, Answerer.BROKER, answer=data, pos=pos)
+                self._tell(note, sent_at - read_at, now - sent_at, Answerer.BROKER, answer=data, pos=pos)
 
     # The log.
 
     def _tell(
         self,
-        watched: _Watched,
+        note: _Note,
         kproxy_seconds: float,
         upstream_seconds: float | None,
         answerer: Answerer,
@@ -368,17 +397,15 @@ class Observed(Exchange):
         pos: int = 0,
     ) -> None:
         """Tell the log of a request; ``answer`` has its answer's beginning at ``pos``, if it has one."""
-        _, key_version, correlation_id, read_at, _, note = watched
         log_it = self._watch.log
-        assert note is not None  # noqa: S101  it was picked
-        assert log_it is not None  # noqa: S101  likewise
-        key, version = key_version >> 16, key_version & 0xFFFF
+        assert log_it is not None  # noqa: S101  it was picked
+        key, version = note.key_version >> 16, note.key_version & 0xFFFF
         client, response_bytes, seen = self._seen_client, None, UNSEEN
         if answer:
             response_bytes = _SIZE(answer, pos)[0] + 4
             seen = outcome(key, version, answer, pos)
         throttle_ms = seen.throttle_time_ms
-        if answerer is Answerer.BROKER and (told := self.told_ms(key_version, response_bytes or 0)):
+        if answerer is Answerer.BROKER and (told := self.told_ms(note.key_version, response_bytes or 0)):
             throttle_ms = max(throttle_ms or 0, told)
         log_it(
             Observation(
@@ -388,7 +415,7 @@ class Observed(Exchange):
                 node_id=note.node_id,
                 key=key,
                 version=version,
-                correlation_id=correlation_id,
+                correlation_id=note.correlation_id,
                 topic=note.topic,
                 topic_id=note.topic_id,
                 request_bytes=note.size,
@@ -396,7 +423,7 @@ class Observed(Exchange):
                 answered_by=answerer,
                 error_code=seen.error_code,
                 throttle_time_ms=throttle_ms,
-                read_at=read_at,
+                read_at=note.read_at,
                 kproxy_seconds=kproxy_seconds,
                 upstream_seconds=upstream_seconds,
             )
@@ -409,7 +436,7 @@ class ObservedRouting(Observed, RoutedExchange):
     def proceed(self, *, give_up: bool = False) -> bytes:
         """See RoutedExchange."""
         out = super().proceed(give_up=give_up)
-        if self._unsent is not None:
+        if self._unsent:
             self._look_at_unsent()
         return out
 

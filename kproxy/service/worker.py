@@ -18,6 +18,7 @@ import structlog
 
 from kproxy.config.model import Config
 from kproxy.core.limits import Limits
+from kproxy.core.observed import Watch
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError
 from kproxy.net.link import ClusterLink
@@ -60,6 +61,7 @@ class Worker:
         self._listeners: dict[str, Listener] = {}
         self._limits = build.limits(config)
         self._request_log: RequestLog | None = None
+        self._watches: list[Watch] = []
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -83,6 +85,8 @@ class Worker:
             link = self._links[listener.cluster]
             settings_of = build.listener_settings(name, listener)
             watch = build.watch(self._config, name, self._request_log)
+            if watch is not None:
+                self._watches.append(watch)
             self._listeners[name] = Listener(settings_of, link, self._socket, self._limits, watch)
         if self._limits is not None:
             self._tasks.spawn("limits", self._tell_of_limits(self._limits))
@@ -144,7 +148,10 @@ class Worker:
     def _tally(self) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()
         limits = {} if self._limits is None else {"limits": self._limits.snapshot(now)}
-        log_counts = {} if self._request_log is None else {"request_log": self._request_log.snapshot()}
+        log_counts: dict[str, Any] = {}
+        if self._request_log is not None:
+            missed = sum(watch.missed for watch in self._watches)
+            log_counts["request_log"] = self._request_log.snapshot() | {"missed": missed}
         return (
             {
                 "cpu_seconds": time.process_time(),

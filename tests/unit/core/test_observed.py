@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conversations import OFFER, Cut, Talk, Turn, advertise, at_random, conversation, one_byte, whole
-from metered_stage import Clock, bucket, fetch, fetched, heartbeat, produce, produced
+from metered_stage import Clock, bucket, fetch, fetched, heartbeat, produce, produced, whole_request_ids
 from test_routed_parts import exchange as routed_exchange
 from test_routed_parts import fetch as routed_fetch
 
@@ -20,6 +20,7 @@ from kproxy.core.routed import FanOut, Lookup
 from kproxy.core.routed import Turn as LaneTurn
 from kproxy.core.sasl import Ask
 from kproxy.core.tally import Tally
+from kproxy.errors import Unsupported
 from kproxy.wire import apiversions, frames
 from kproxy.wire.apis import ApiKey
 from kproxy.wire.primitives import INT16, INT32
@@ -119,6 +120,8 @@ def test_conversations(seed: int, cut: Cut, sample: float) -> None:
     )
     assert told <= Counter(map(truth, turns))
     assert bool(told) <= bool(sample)
+    if cut is whole and sample == 1:
+        assert told + Counter(dict.fromkeys([None], seen.watch.missed)) == Counter(map(truth, turns))
     seen.exchange.conclude()
     assert len(seen.told) == sum(told.values())  # nothing was left
 
@@ -210,6 +213,9 @@ def test_a_client_id_that_is_not_there_yet(size: int) -> None:
     seen.send(produce(2, version=8))
     seen.answer(produced(1, version=8) + produced(2, version=8))
     assert seen.ids == [2]
+    seen.send(produce(3, version=8) + data[:size])
+    seen.send(data[size:])
+    assert len(seen.exchange._watched) == 1
 
 
 def test_who_answers() -> None:
@@ -232,7 +238,12 @@ def test_an_answer_of_ours_with_the_same_id() -> None:
     seen.send(fetch(9) + API_VERSIONS)
     seen.answer(fetched(9))
     seen.send(produce(9, acks=0, version=8) + API_VERSIONS)
-    assert [(one.key, one.answered_by) for one in seen.told] == [(1, Answerer.BROKER), (0, Answerer.NOBODY)]
+    assert [(one.key, one.answered_by) for one in seen.told] == [
+        (18, Answerer.KPROXY),
+        (1, Answerer.BROKER),
+        (0, Answerer.NOBODY),
+        (18, Answerer.KPROXY),
+    ]
 
 
 def test_what_was_never_answered() -> None:
@@ -243,7 +254,8 @@ def test_what_was_never_answered() -> None:
     seen.exchange.conclude()
     assert [(one.answered_by, one.upstream_seconds) for one in seen.told] == [(Answerer.LOST, None)]
     timed = Seen(latency=True, log=False)
-    timed.send(fetch(1))
+    for number in (1, 2):
+        timed.send(fetch(number))
     timed.exchange.conclude()
     assert timed.told == []
 
@@ -281,7 +293,7 @@ def test_the_second_of_a_read() -> None:
     stream = b"".join(map(fetched, range(1, 5)))
     seen.answer(stream[:10], after=1.0)
     seen.answer(stream[10:], after=1.0)
-    assert [(one.correlation_id, one.upstream_seconds) for one in seen.told] == [(1, 1.0), (3, 2.0)]
+    assert [(one.correlation_id, one.upstream_seconds) for one in seen.told] == [(1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0)]
 
 
 def test_a_request_amid_a_read() -> None:
@@ -290,8 +302,9 @@ def test_a_request_amid_a_read() -> None:
     long_one = fetch(1, size=500)
     seen.send(long_one[:100])
     seen.send(long_one[100:300])  # in which none begins
-    seen.send(long_one[300:] + fetch(2))
-    seen.answer(fetched(1) + fetched(2))
+    seen.send(long_one[300:] + fetch(2) + fetch(3)[:10])
+    seen.send(fetch(3)[10:])
+    seen.answer(b"".join(map(fetched, (1, 2, 3))))
     assert seen.ids == [1, 2]
 
 
@@ -302,6 +315,7 @@ def test_so_many_at_once() -> None:
         seen.send(fetch(number))
     seen.answer(b"".join(map(fetched, range(WATCHED_MAX + 10))))
     assert seen.ids == list(range(WATCHED_MAX))
+    assert seen.watch.missed == 10
     only_timed = Seen(latency=True, log=False)
     for number in range(WATCHED_MAX + 10):
         only_timed.send(fetch(number))
@@ -399,7 +413,8 @@ def test_a_limit_shows_in_kproxy() -> None:
     assert times[2][1] == pytest.approx(0.1)
     assert times[4][0] == pytest.approx(1.0, abs=0.1)
     count, seconds = seen.timed("Fetch", "kproxy")
-    assert (count, round(seconds)) == (3, 2)
+    assert (count, round(seconds)) == (3, 2)  # not the third, which was held again: one of each read
+    assert times[3][0] == pytest.approx(2.0, abs=0.2)
 
 
 def test_only_timed_and_held() -> None:
@@ -416,6 +431,25 @@ def test_only_timed_and_held() -> None:
     assert (count, round(seconds)) == (2, 1)
 
 
+def test_only_timed_and_held_behind_another() -> None:
+    """Of a read that is timed the first request is, and the first that a limit holds back of it."""
+    seen = Seen(bucket(rate=1.0), latency=True, log=False)
+    seen.send(fetch(1) + fetch(2) + fetch(3))
+    seen.answer(fetched(1))
+    seen.go_on()
+    seen.answer(fetched(2))
+    count, seconds = seen.timed("Fetch", "kproxy")
+    assert (count, round(seconds)) == (2, 1)
+
+
+def test_an_unknown_api() -> None:
+    """A request that is none of Kafka's is refused as ever, and told of nobody."""
+    seen = Seen()
+    with pytest.raises(Unsupported):
+        seen.send(INT32.pack(20) + INT16.pack(99) + bytes(18))
+    assert seen.told == []
+
+
 def test_half_a_request_is_held() -> None:
     """Of what is held too little may be there to tell what it is."""
     seen = Seen(bucket(rate=1.0))
@@ -425,10 +459,11 @@ def test_half_a_request_is_held() -> None:
     seen.go_on()
     seen.answer(fetched(1) + fetched(2))
     assert seen.ids == [1]
-    muted = Seen(bucket(rate=1.0, action=Action.THROTTLE))
-    muted.send(fetch(1) + fetch(2) + fetch(3)[:9])
-    muted.answer(fetched(1) + fetched(2))
-    assert muted.ids == [1]
+    timed = Seen(bucket(rate=1.0, action=Action.THROTTLE), latency=True, log=False)
+    timed.send(fetch(1) + fetch(2) + fetch(3)[:9])
+    assert timed.exchange.waits
+    timed.answer(fetched(1) + fetched(2))
+    assert timed.timed("Fetch", "upstream")[0] == 1
 
 
 def test_held_and_not_meant() -> None:
@@ -472,11 +507,26 @@ def test_a_refusal() -> None:
     assert [(one.correlation_id, one.answered_by) for one in seen.told] == [(2, Answerer.KPROXY), (1, Answerer.BROKER)]
 
 
+def test_a_refusal_amid_others() -> None:
+    """What is refused amid a read takes no other's answer away."""
+    seen = Seen(bucket(rate=1.0, action=Action.REJECT, reject_produce=True, apis=frozenset({0})))
+    out = seen.send(produce(1) + produce(2) + fetch(3) + produce(4) + produce(5) + fetch(6))
+    while seen.exchange.waits:
+        seen.clock.now = seen.exchange.wake_at
+        out += seen.exchange.go_on()
+    passed = whole_request_ids(out)
+    assert {1, 3, 6} <= set(passed) < {1, 2, 3, 4, 5, 6}
+    seen.answer(b"".join(fetched(number) if number in {3, 6} else produced(number) for number in passed))
+    told = {one.correlation_id: one.answered_by for one in seen.told}
+    assert told == {number: Answerer.BROKER if number in passed else Answerer.KPROXY for number in (1, 2, 3, 4, 5, 6)}
+
+
 def test_what_a_limit_tells() -> None:
     """The throttle time is what the client was told, where a limit says more than the broker."""
     seen = Seen(bucket(rate=1.0, action=Action.THROTTLE))
     seen.send(fetch(1) + fetch(2))
     seen.answer(fetched(1, throttle_ms=70) + fetched(2))
+    assert seen.ids == [1, 2]
     assert 900 < (seen.told[0].throttle_time_ms or 0) <= 2000
 
 
