@@ -37,7 +37,7 @@ from kproxy.wire import frames
 from kproxy.wire.apis import APIS, ApiKey
 from kproxy.wire.apiversions import ClientSoftware
 from kproxy.wire.outcome import UNSEEN, outcome
-from kproxy.wire.primitives import INT32
+from kproxy.wire.primitives import INT16, INT32
 from kproxy.wire.routing import route
 
 WATCHED_MAX = 64
@@ -336,10 +336,15 @@ class Observed(Exchange):
         key, version = note.key_version >> 16, note.key_version & 0xFFFF
         if key not in APIS:
             return False
+        start = pos + _HEAD_BYTES + INT16.size
+        size = INT16.unpack_from(data, start - INT16.size)[0] if start <= end else 0
+        stop = start + size if size > 0 else start
+        if stop > end:
+            return False
         try:
-            client_id = frames.client_id(data[:end], pos + 4) or ""
+            client_id = data[start:stop].decode()
             note.no_acks = key == _PRODUCE and frames.produce_acks(data, pos + 4, end) == 0
-        except ProtocolError:
+        except (ProtocolError, UnicodeDecodeError):
             return False  # whether it may pass is for others to say
         note.forwarded = not note.no_acks and self._kinds.get(note.key_version, REFUSED) < API_VERSIONS_OR_SASL
         note.told = (picks.apis is None or key in picks.apis) and among(client_id, picks.client_ids)

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from kproxy.cli.main import COMMANDS, main
 from kproxy.config.load import load
 from kproxy.config.model import Config
+from kproxy.config.requestlog import RequestLog
 from kproxy.testing.embedded import EmbeddedCluster
 from kproxy.testing.java import JVM_FLAGS, java_program, kafka_jars
 
@@ -83,8 +84,8 @@ def test_configurations_pass(path: Path) -> None:
 
 
 def test_configurations_were_found() -> None:
-    """There is one with every option, and one for each use of limits."""
-    assert len(CONFIGURATIONS) == 5
+    """There is one with every option, one for each use of limits, and one with a request log."""
+    assert len(CONFIGURATIONS) == 6
 
 
 def test_batch_jobs_are_held_low(embedded_cluster: EmbeddedCluster, run_proxy: "Callable[..., ProxyProcess]") -> None:
@@ -112,9 +113,9 @@ def seconds_to_send(client_id: str, bootstrap: str) -> float:
     return time.monotonic() - began
 
 
-def quickstart(*, spelled_out: bool) -> Config:
-    """Load it as it stands, or with its comments on defaults made real."""
-    text = (EXAMPLES / "quickstart.yaml").read_text(encoding="utf-8")
+def quickstart(*, spelled_out: bool, name: str = "quickstart.yaml") -> Config:
+    """Load it, or another, as it stands, or with its comments on defaults made real."""
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
     if spelled_out:
         text, count = re.subn(r"^( *)# ([a-z_]+: )", r"\1\2", text, flags=re.MULTILINE)
         assert count
@@ -126,6 +127,8 @@ def test_what_the_quickstart_comments_out_is_the_default() -> None:
     short, full = (quickstart(spelled_out=spelled_out) for spelled_out in (False, True))
     assert full.clusters == short.clusters
     assert full.drain_timeout == short.drain_timeout
+    log, spelled_out = (quickstart(spelled_out=out, name="request-log.yaml").request_log for out in (False, True))
+    assert log == spelled_out
     ports: Any = {"broker_ports", "broker_port_start"}
     one, other = (config.listeners["public"].model_dump(exclude=ports) for config in (short, full))
     assert one == other
@@ -145,10 +148,16 @@ def parts(value: object) -> "Iterator[BaseModel]":
 
 
 def test_the_quickstart_has_every_option() -> None:
-    """Each option that there is is used, or stands in a comment."""
+    """Each option that there is is used, or stands in a comment; those of the request log in a file of their own."""
     shown: dict[type[BaseModel], set[str]] = {}
-    for part in parts(quickstart(spelled_out=True)):
-        shown.setdefault(type(part), set()).update(part.model_fields_set)
+    for name in ("quickstart.yaml", "request-log.yaml"):
+        for part in parts(quickstart(spelled_out=True, name=name)):
+            shown.setdefault(type(part), set()).update(part.model_fields_set)
+    # These two go with none of the others; its comments speak of them.
+    text = (EXAMPLES / "request-log.yaml").read_text(encoding="utf-8")
+    assert "path: " in text
+    assert "cluster: " in text
+    shown[RequestLog] |= {"path", "cluster"}
     assert {kind: set(kind.model_fields) for kind in shown} == shown
 
 
