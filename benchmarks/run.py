@@ -4,7 +4,7 @@ Without a subcommand the six shapes, for Fetch and Produce, through HAProxy and 
 
     python benchmarks/run.py --repetitions 5 --markdown > tables.md
     python benchmarks/run.py --only direct,haproxy --shapes "1x16 200" --kinds fetch
-    python benchmarks/run.py limits | idle | latency | clients
+    python benchmarks/run.py limits | watched | idle | latency | clients
 
 Exit code 1 when a run failed, or with ``--check`` when a promised limit is not kept.
 """
@@ -19,18 +19,21 @@ from typing import Any
 
 from bench import clients, idle, latency, pin, shapes
 from bench.build import BenchmarkError
-from bench.programs import LIMITED_NAMES, NAMES, targets
+from bench.programs import LIMITED_NAMES, NAMES, WATCHED_NAMES, targets
 from bench.report import machine
 
 from kproxy.errors import KproxyError
 
-KNOWN = tuple(dict.fromkeys((*NAMES, *LIMITED_NAMES)))
+KNOWN = tuple(dict.fromkeys((*NAMES, *LIMITED_NAMES, *WATCHED_NAMES)))
+
+
+CHOICES = ["shapes", "limits", "watched", "idle", "latency", "clients"]
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     whole = argparse.ArgumentParser(description="What kproxy costs, beside HAProxy in TCP mode and no proxy at all.")
-    whole.add_argument("what", nargs="?", choices=["shapes", "limits", "idle", "latency", "clients"], default="shapes")
+    whole.add_argument("what", nargs="?", choices=CHOICES, default="shapes")
     whole.add_argument("--only", help="comma-separated, of: " + ", ".join(KNOWN))
     whole.add_argument("--shapes", default="", help='comma-separated, e.g. "1x1 200,4x4 262144"; default all six')
     whole.add_argument("--kinds", default="fetch,produce", help="of: fetch, produce, produce8, heartbeat")
@@ -50,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, folder: Path) -> tuple[str, list[dict[str, Any]], list[str]]:
     """Run what was asked for; return the tables, every single run, and the limits missed."""
-    usual = LIMITED_NAMES if options.what == "limits" else NAMES
+    usual = {"limits": LIMITED_NAMES, "watched": WATCHED_NAMES}.get(options.what, NAMES)
     names = list(usual) if options.only is None else [name for name in options.only.split(",") if name]
     if unknown := set(names) - set(KNOWN):
         raise BenchmarkError(f"--only does not know {', '.join(sorted(unknown))}; it knows {', '.join(KNOWN)}")

@@ -141,22 +141,22 @@ class KproxyTarget(Target):
         addressing: str,
         command: Sequence[str] | None = None,
         *,
-        limited: bool = False,
+        variant: str = "",
     ) -> None:
         # Node N's port is the bootstrap port + 1 + N; the load goes there as a client's would.
         bind = free_port_block(2 + NODE_ID)
         self.bootstrap_port = bind
-        name = f"kproxy-{addressing}{LIMITED if limited else ''}"
-        log, password, limits = folder / f"{name}.log", folder / "password", folder / "limits.yaml"
+        name = f"kproxy-{addressing}{variant}"
+        log, password, more = folder / f"{name}.log", folder / "password", folder / f"{name}.yaml"
         password.write_text("gateway-secret\n", encoding="ascii")
-        limits.write_text(json.dumps({"limits": LIMITS}), encoding="ascii")
+        more.write_text(json.dumps(VARIANTS.get(variant)), encoding="ascii")
         child = _spawn(
             log,
             [
                 *(command or kproxy_command()),
                 *("run", "--listen", f"127.0.0.1:{bind}", "--bootstrap", upstream, "--addressing", addressing),
                 *("--username", "gateway", "--password-file", str(password)),
-                *(("--config", str(limits)) if limited else ()),
+                *(("--config", str(more)) if variant else ()),
             ],
         )
         super().__init__(name, bind + 1 + NODE_ID if addressing == "ports" else bind, child, log)
@@ -189,13 +189,14 @@ def kproxy_command() -> list[str]:
     return [program]
 
 
-LIMITED = "-limited"
-"""Behind a kproxy's name: with three limits."""
+LIMITED, WATCHED = "-limited", "-watched"
+"""Behind a kproxy's name: with three limits; with latency histograms and a request log."""
 
 NAMES = ("direct", "haproxy", "kproxy-ports", "kproxy-single")
 """What is measured unless something else is asked for."""
 
 LIMITED_NAMES = ("kproxy-ports", f"kproxy-ports{LIMITED}", "kproxy-single", f"kproxy-single{LIMITED}")
+WATCHED_NAMES = ("kproxy-ports", f"kproxy-ports{WATCHED}", "kproxy-single", f"kproxy-single{WATCHED}")
 
 LIMITS = [
     {"name": "bucket", "leaky_bucket": {"rate": 1e9, "burst": 1e9, "nodelay": True}, "key": ["client_ip"]},
@@ -203,6 +204,18 @@ LIMITS = [
     {"name": "slots", "concurrency": {"max": 1_000_000, "count_long_polls": True}},
 ]
 """Three limits that count every request and hold none up."""
+
+VARIANTS: dict[str, dict[str, object]] = {
+    LIMITED: {"limits": LIMITS},
+    # The log is written beside the configuration, and removed with it.
+    WATCHED: {"metrics": {"latency": True}, "request_log": {"to": "file", "path": "requests.jsonl", "sample": 0.01}},
+}
+"""What stands in the configuration of each."""
+
+
+def plain_name(name: str) -> str:
+    """Return the name of the same program without limits, or unwatched."""
+    return name.removesuffix(LIMITED).removesuffix(WATCHED)
 
 
 @contextmanager
@@ -219,8 +232,9 @@ def targets(folder: Path, names: Sequence[str], kproxy: Sequence[str] | None = N
             if name == "direct":
                 started.append(broker)
             elif name != "haproxy":
-                addressing, limited = name.removeprefix("kproxy-").removesuffix(LIMITED), name.endswith(LIMITED)
-                started.append(stack.enter_context(KproxyTarget(folder, upstream, addressing, kproxy, limited=limited)))
+                plain = plain_name(name)
+                addressing, variant = plain.removeprefix("kproxy-"), name.removeprefix(plain)
+                started.append(stack.enter_context(KproxyTarget(folder, upstream, addressing, kproxy, variant=variant)))
             elif haproxy_program():
                 started.append(stack.enter_context(HAProxyTarget(folder, upstream)))
             else:

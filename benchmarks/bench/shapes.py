@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from bench.load import Load, Run, measure
-from bench.programs import LIMITED, Target
+from bench.programs import Target, plain_name
 from bench.report import spread, table
 
 REFERENCE = "haproxy"
@@ -23,7 +23,7 @@ class Shape:
     """One shape of load; ``count`` takes HAProxy about a second or two on a slow machine.
 
     ``limits`` are what kproxy promises in each addressing mode: CPU per request, as a multiple of HAProxy's.
-    ``limited`` is the same for a kproxy with three limits, as a multiple of one without.
+    ``limited`` is the same for a kproxy with three limits, or one that is watched, as a multiple of one without.
     """
 
     connections: int
@@ -86,13 +86,14 @@ def run_shapes(
 
 
 def reference_of(name: str) -> str:
-    """Return what a target is compared with: HAProxy, or one with limits with the same without."""
-    return name.removesuffix(LIMITED) if name.endswith(LIMITED) else REFERENCE
+    """Return what a target is compared with: HAProxy, or one with limits, or watched, with the same without."""
+    plain = plain_name(name)
+    return REFERENCE if plain == name else plain
 
 
 def promise(shape: Shape, name: str) -> float | None:
     """Return what is promised of a target, as a multiple of its reference."""
-    return shape.limited if name.endswith(LIMITED) else shape.limits.get(name)
+    return shape.limits.get(name) if plain_name(name) == name else shape.limited
 
 
 def ratios(rows: Sequence[Row], name: str, kind: str, shape: Shape) -> list[float]:
@@ -128,9 +129,9 @@ def markdown(rows: Sequence[Row]) -> str:
     for kind in dict.fromkeys(row.kind for row in rows):
         mine = [row for row in rows if row.kind == kind]
         names = _names(mine)
-        plain, limited = ([name for name in names if name.endswith(LIMITED) is which] for which in (False, True))
+        plain, limited = ([name for name in names if (plain_name(name) != name) is which] for which in (False, True))
         parts.append(_ratio_table(mine, kind, "HAProxy", [name for name in plain if name != REFERENCE]))
-        parts.append(_ratio_table(mine, kind, "the same without limits", limited))
+        parts.append(_ratio_table(mine, kind, "the same without", limited))
         for title, figure, digits in _FIGURES:
             parts.append(_figure_table(mine, f"{kind}: {title}", figure, digits))
     return "\n\n".join(part for part in parts if part)

@@ -13,9 +13,11 @@ from pydantic_core import ErrorDetails
 
 from kproxy.config.access import Access, AccessApis, AccessRule
 from kproxy.config.limits import Concurrency, Connections, FixedWindow, LeakyBucket, Limit, Match
+from kproxy.config.metrics import Metrics
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.config.oauth import ClientOauth, UpstreamOauth
 from kproxy.config.problems import Loc, nearest, suggestion
+from kproxy.config.requestlog import LogMatch, LogSasl, LogTls, RequestLog
 from kproxy.config.sasl import ClientSasl, Sasl
 from kproxy.config.tls import ClusterTls, ListenerTls
 
@@ -33,6 +35,8 @@ _OF_LIMITS: dict[str, type[BaseModel]] = {
     "connections": Connections,
     "match": Match,
 }
+_SECTIONS: dict[str, type[BaseModel]] = {"metrics": Metrics, "request_log": RequestLog}
+_OF_LOG: dict[str, type[BaseModel]] = {"sasl": LogSasl, "tls": LogTls, "match": LogMatch}
 _NOT_A_MAPPING = frozenset({"dict_type", "model_type", "model_attributes_type"})
 
 
@@ -101,6 +105,7 @@ _LISTS: dict[str | int, str] = {
     "operations": "[read, describe]",
     "deny": "[DeleteTopics]",
     "presets": "[no_admin]",
+    "fields": "[time, client_id, api, latency_ms]",
 }
 _KINDS = {
     "string_type": "must be a text; put it in quotes",
@@ -121,6 +126,10 @@ def _known_keys(loc: Loc) -> list[str]:
     match loc:
         case ():
             model: type[BaseModel] = Config
+        case (str(section),) if section in _SECTIONS:
+            model = _SECTIONS[section]
+        case ("request_log", str(part)) if part in _OF_LOG:
+            model = _OF_LOG[part]
         case (str(section), _) if section in _MODELS:
             model = _MODELS[section]
         case ("clusters", _, "sasl") | ("clusters", _, "credentials", _):

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kproxy.config import checks, doorchecks, limitchecks, source
+from kproxy.config import checks, doorchecks, limitchecks, requestlog, source
 from kproxy.config.advice import about_key, advice, echoes, place
 from kproxy.config.draft import Draft, one_line
 from kproxy.config.flags import Flags, lay_over
 from kproxy.config.limits import Limit
 from kproxy.config.model import CROSS_FIELD, Cluster, Config, Listener, with_only_cluster
 from kproxy.config.problems import Loc, Problem
+from kproxy.config.requestlog import RequestLog
 from kproxy.config.values import Surroundings
 from kproxy.errors import ConfigError
 
@@ -121,7 +122,12 @@ def _finish(draft: Draft, environ: Mapping[str, str]) -> Loaded:
     draft.raise_mistakes()
     if result is None:
         raise AssertionError("a refused configuration without a mistake to tell")  # a bug: better loud
-    doubts = [*checks.doubts(result), *doorchecks.doubts(result), *limitchecks.doubts(result)]
+    doubts = [
+        *checks.doubts(result),
+        *doorchecks.doubts(result),
+        *limitchecks.doubts(result),
+        *requestlog.doubts(result),
+    ]
     return Loaded(result, tuple(draft.line(problem) for problem in doubts))
 
 
@@ -139,7 +145,8 @@ def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings)
     unknown = {detail["loc"] for detail in errors if detail["type"] == "extra_forbidden"}
     sound_clusters = dict(_sound(Cluster, "clusters", clusters, unknown, around))
     sound_listeners = dict(_sound(Listener, "listeners", listeners, unknown, around))
-    found = checks.mistakes({str(name) for name in clusters}, references, sound_clusters, sound_listeners)
+    cluster_names = {str(name) for name in clusters}
+    found = checks.mistakes(cluster_names, references, sound_clusters, sound_listeners)
     found += doorchecks.mistakes(sound_clusters, sound_listeners)
     entries = data.get("limits") if isinstance(data, dict) else None
     limits = dict(enumerate(entries)) if isinstance(entries, list) else {}
@@ -152,7 +159,31 @@ def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings)
         if isinstance(name, str)
     }
     sound = dict(_sound(Limit, "limits", limits, unknown, around))
-    return found + limitchecks.mistakes(names, named, sound, {str(name) for name in listeners})
+    found += limitchecks.mistakes(names, named, sound, {str(name) for name in listeners})
+    return found + _about_the_log(data, cluster_names, sound_listeners, {str(name) for name in listeners}, around)
+
+
+def _about_the_log(
+    data: Any,  # noqa: ANN401 - YAML
+    cluster_names: Collection[str],
+    sound_listeners: Mapping[str, Listener],
+    listener_names: Collection[str],
+    around: Surroundings,
+) -> list[Problem]:
+    """Check between the request log and the entries, when something is ill-formed."""
+    entry = _at(data, "request_log")
+    found: list[Problem] = []
+    try:
+        log = RequestLog.model_validate(entry, context=around)
+    except ValidationError:
+        pass  # told field by field already
+    else:
+        found += requestlog.mistakes(log, cluster_names or {log.cluster or ""}, sound_listeners)
+    matched = _at(entry, "match", "listeners")
+    if listener_names and isinstance(matched, list):
+        named = {index: name for index, name in enumerate(matched) if isinstance(name, str)}
+        found += requestlog.unknown_listeners(named, listener_names)
+    return found
 
 
 def _at(data: Any, *keys: str) -> Any:  # noqa: ANN401 - YAML

@@ -20,14 +20,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from kproxy.config import checks, doorchecks
+from kproxy.config import checks, doorchecks, requestlog
 from kproxy.config.access import Access
 from kproxy.config.base import Model, Name, Switch, written
 from kproxy.config.limitchecks import mistakes as mistakes_of_limits
 from kproxy.config.limitchecks import references
 from kproxy.config.limits import Limit
 from kproxy.config.limitvalues import Networks
+from kproxy.config.metrics import Metrics
 from kproxy.config.problems import where
+from kproxy.config.requestlog import RequestLog
 from kproxy.config.sasl import ClientSasl, Sasl
 from kproxy.config.tls import ClusterTls, ListenerTls
 from kproxy.config.values import (
@@ -154,6 +156,10 @@ class Config(Model):
     # Each request is held against every limit, so even a hundred are many.
     limits: Annotated[tuple[Limit, ...], Field(max_length=100)] = ()
     """How much clients may do; a request must pass all that match it."""
+    metrics: Metrics = Field(default_factory=Metrics)
+    """What is measured beyond the plain counters; left out: nothing."""
+    request_log: RequestLog | None = None
+    """Tell of requests, one JSON object each, to a Kafka topic, a file or standard output; left out: not."""
     # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
     drain_timeout: Duration = written("30s")
     """How long a stop waits for what is in flight."""
@@ -171,6 +177,9 @@ class Config(Model):
         limits = dict(enumerate(self.limits))
         names = {index: limit.name for index, limit in limits.items()}
         found += mistakes_of_limits(names, references(limits), limits, self.listeners)
+        found += requestlog.mistakes(self.request_log, self.clusters, self.listeners)
+        matched = self.request_log.match.listeners if self.request_log else None
+        found += requestlog.unknown_listeners(dict(enumerate(matched or ())), self.listeners)
         if found:
             text = "\n".join(f"{where(problem.loc)}: {problem.text}" for problem in found)
             raise PydanticCustomError(CROSS_FIELD, "{text}", {"text": text})

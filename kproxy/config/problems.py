@@ -18,6 +18,8 @@ _LISTS = frozenset({"limits", "key", "listeners", "apis", "principals", "client_
 """The lists within and around ``limits``; of other numbers, those not in ``_OTHER_LISTS`` are keys."""
 _OTHER_LISTS = frozenset({"bootstrap", "cidrs", "rules", "principals", "operations", "deny", "presets"})
 
+_LISTS_OF_LOG = _LISTS | {"bootstrap", "fields"}
+
 
 class Problem(NamedTuple):
     """One mistake or doubt: the field it is about, and a line of text that ends with what to do."""
@@ -31,7 +33,7 @@ def where(loc: Loc) -> str:
     text = ""
     for index, part in enumerate(loc):
         around = loc[index - 1] if index else None
-        lists = _LISTS if loc[0] == "limits" else _OTHER_LISTS
+        lists = _LISTS if loc[0] == "limits" else _LISTS_OF_LOG if loc[0] == "request_log" else _OTHER_LISTS
         text += f"[{part}]" if isinstance(part, int) and around in lists else f".{part}"
     return text.removeprefix(".")
 

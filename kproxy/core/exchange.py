@@ -522,9 +522,9 @@ class Exchange:
 
     def release(self) -> bytes:
         """End ``hold``; return what the broker gets now. Raises as ``from_client``."""
-        return self._unhold(_HELD)
+        return self.unhold(_HELD)
 
-    def _unhold(self, reason: int) -> bytes:
+    def unhold(self, reason: int) -> bytes:
         """Take away a reason to hold; return what the broker gets where it was the last."""
         self._holding &= ~reason
         if self._holding:
@@ -541,7 +541,7 @@ class Exchange:
         if logged_in:
             self.expired = False
             self._kinds = self.offer.kinds
-        return self._unhold(_LOGGING_IN)
+        return self.unhold(_LOGGING_IN)
 
     def login_refused(self, body: bytes) -> None:
         """Answer ``login`` for the last time: nothing goes on, the connection is to be ended."""
@@ -583,6 +583,10 @@ class Exchange:
         return ask.frame
 
     # Broker to client.
+
+    def told_ms(self, key_version: int, size: int) -> int:  # noqa: ARG002  for those that tell some
+        """Return the throttle time that an answer of the broker's which leaves now carries at least (see metered)."""
+        return 0
 
     def from_broker(self, data: bytes) -> bytes:
         """Take what the broker sent; return what the client gets now.

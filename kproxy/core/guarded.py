@@ -191,9 +191,9 @@ class Guarded(GuardedAnswers):
     _let_through = from_client
     """The same, whatever a subclass puts before it."""
 
-    def _unhold(self, reason: int) -> bytes:
+    def unhold(self, reason: int) -> bytes:
         """See Exchange."""
-        return self._go_on(super()._unhold(reason))
+        return self._go_on(super().unhold(reason))
 
     def _go_on(self, out: bytes) -> bytes:
         """Go on with what was held, behind ``out``, if the exchange takes it now."""
@@ -411,9 +411,9 @@ class _GuardedRouted(Guarded, RoutedExchange):
 
     ANSWERED_HERE = ANSWERED_HERE
 
-    def _unhold(self, reason: int) -> bytes:
+    def unhold(self, reason: int) -> bytes:
         """See routed. What was held may be for another lane, too."""
-        out = RoutedExchange._unhold(self, reason)
+        out = RoutedExchange.unhold(self, reason)
         if self._guard_held and self.pending is None and not self._holding:
             self.pending = Turn()
         return out

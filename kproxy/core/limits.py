@@ -195,8 +195,8 @@ class Rule:
         """Whether it applies to a client."""
         return (
             (self.listeners is None or client.listener in self.listeners)
-            and _among(client.principal, self.principals)
-            and _among(client.client_id, self.client_ids)
+            and among(client.principal, self.principals)
+            and among(client.client_id, self.client_ids)
             and (self.client_ips is None or within(client.client_ip, self.client_ips))
         )
 
@@ -205,7 +205,8 @@ class Rule:
         return key not in NEVER and (key not in EXEMPT if self.apis is None else key in self.apis)
 
 
-def _among(text: str, patterns: tuple[str, ...] | None) -> bool:
+def among(text: str, patterns: tuple[str, ...] | None) -> bool:
+    """Whether a text fits one of the patterns, whose * and ? stand for any; None: there are none to fit."""
     return patterns is None or any(fnmatchcase(text, pattern) for pattern in patterns)
 
 

@@ -215,6 +215,11 @@ class MeteredAnswers(Exchange):
             if owed and not self.waits:
                 self.muted_until = max(self.muted_until, now + owed)
 
+    def told_ms(self, key_version: int, size: int) -> int:
+        """See Exchange."""
+        owed = self.muted_until - self._clock() if self.muted_until else 0.0
+        return ceil(owed * 1000) if owed > 0 and self._tells(key_version, size) else 0
+
     def _tells(self, key_version: int, size: int) -> bool:
         """Whether an answer is to carry a throttle time."""
         entry = self._entries.get(key_version)

@@ -223,7 +223,7 @@ class RoutedExchange(Exchange):
         super().expire()
         self._memos.clear()
 
-    def _unhold(self, reason: int) -> bytes:
+    def unhold(self, reason: int) -> bytes:
         """See Exchange. What was withheld may be for another lane, so it is pending then; see ``proceed``."""
         self._holding &= ~reason
         if not self._holding and self._withheld and self.pending is None:

@@ -11,6 +11,7 @@ Never here: a metrics library, a label look-up, a lock. A collector reads ``snap
 from collections import Counter
 
 from kproxy.core.causes import Cause
+from kproxy.core.latency import Latencies
 from kproxy.wire.apis import APIS
 
 
@@ -25,6 +26,7 @@ class Tally:
         "denied",
         "dial_failures",
         "dials",
+        "latencies",
         "login_failures",
         "logins",
         "lost_bytes",
@@ -59,6 +61,8 @@ class Tally:
         """Connections that ended before they were in; they count nowhere else."""
         self.waiting = 0
         """How many connections are on their way in now."""
+        self.latencies: Latencies | None = None
+        """None: nothing is timed."""
         self.lost_bytes = 0
         """Bytes read from clients that could not be sent to a broker within the dial bound."""
 
@@ -68,6 +72,7 @@ class Tally:
         for key_version, count in self.requests.items():
             if count:
                 requests[APIS[key_version >> 16].name] += count
+        latencies = {} if self.latencies is None else {"latency": self.latencies.snapshot()}
         return {
             "opened": self.opened,
             "connections": self.connections,
@@ -85,4 +90,4 @@ class Tally:
             "logins_refused": {name: count for (name, let_in), count in self.logins.items() if not let_in},
             "turned_away": {str(cause): count for cause, count in self.turned_away.items()},
             "waiting": self.waiting,
-        }
+        } | latencies

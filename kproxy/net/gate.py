@@ -15,7 +15,7 @@ from math import ceil
 from typing import TYPE_CHECKING, cast
 
 from kproxy.core.causes import Cause
-from kproxy.core.limits import Client, Limits
+from kproxy.core.limits import Limits
 from kproxy.core.metered import Metered
 from kproxy.errors import ProtocolError
 
@@ -43,8 +43,7 @@ class Gate:
         self._timer: asyncio.Handle | None = None
         self._wake_at = 0.0  # when that is due, in the exchange's terms
         self._exchange = cast("Metered", client.exchange)
-        who = Client(client.shared.name, client.host, client.identity.principal, "")
-        self._exchange.meter(limits, who, self._loop.time, self._attend_soon)
+        self._exchange.meter(limits, client.client, self._loop.time, self._attend_soon)
         if self._exchange.waits:
             self._attend_soon()  # uvloop's transports begin to read, and can be paused, after ``connection_made``
 

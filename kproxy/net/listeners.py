@@ -23,6 +23,7 @@ from kproxy.core.directory import Directory
 from kproxy.core.distinguished import Certificate
 from kproxy.core.exchange import FRAME_BYTES_MAX, Front
 from kproxy.core.limits import Limits
+from kproxy.core.observed import Watch
 from kproxy.core.offer import Offer
 from kproxy.core.sasl import Mechanism
 from kproxy.core.suppressor import Suppressor
@@ -96,12 +97,16 @@ class Listener:
         link: ClusterLink,
         sockets: SocketSource,
         limits: Limits | None = None,
+        *,
         executor: Executor | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Prepare a listener; nothing is open yet. ``executor`` does the hard work of logins."""
         self.settings = settings
         self._limits = limits
+        self._watch = watch
         self.tally = Tally()
+        self.tally.latencies = None if watch is None else watch.latencies
         self._link = link
         self._sockets = sockets
         self._tasks = Tasks()
@@ -175,6 +180,7 @@ class Listener:
             advertised_host=settings.advertised_host,
             limits=self._limits,
             access=settings.access,
+            watch=self._watch,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
             tasks=self._tasks,

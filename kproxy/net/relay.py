@@ -13,7 +13,7 @@ once loses nothing.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -21,9 +21,9 @@ from kproxy.core.acceptor import Identity
 from kproxy.core.access import Access, Permissions
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
-from kproxy.core.guarded import Guarded, GuardedExchange, GuardedMeteredExchange
-from kproxy.core.limits import Limits
-from kproxy.core.metered import MeteredExchange
+from kproxy.core.kinds import exchange_class
+from kproxy.core.limits import Client, Limits
+from kproxy.core.observed import Watch
 from kproxy.core.rewrite import Advertise
 from kproxy.core.sasl import Login, Mechanism
 from kproxy.core.suppressor import Suppressor
@@ -36,6 +36,10 @@ from kproxy.net.sockets import keep_alive
 from kproxy.net.tasks import Tasks
 from kproxy.net.threshold import Guest
 from kproxy.wire.frames import describe_garbage
+
+if TYPE_CHECKING:
+    from kproxy.core.guarded import Guarded
+    from kproxy.core.observed import Observed
 
 _log = structlog.get_logger(__name__)
 
@@ -72,6 +76,8 @@ class Shared:
     """None: there are none."""
     access: Access | None = None
     """None: there are no rules."""
+    watch: Watch | None = None
+    """None: nothing is timed, or logged."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     tasks: Tasks = field(default_factory=Tasks)
@@ -82,9 +88,6 @@ class Shared:
     draining: bool = False
     one_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a connection has ended."""
-
-
-GuardedT = TypeVar("GuardedT", bound=Guarded)
 
 
 class BrokerSide(asyncio.Protocol):
@@ -254,6 +257,7 @@ class ClientSide(asyncio.Protocol):
             self.exchange.introduced(guest.offer, guest.software)
         if guest.proven is not None:
             self.session = Session(self, shared.entry, guest.proven)
+        self._begin()
         self._tally.opened += 1
         self._tally.connections += 1
         shared.connections.add(self)
@@ -271,21 +275,33 @@ class ClientSide(asyncio.Protocol):
         """Who the client is."""
         return self.guest.identity if self.session is None else self.session.identity
 
+    @property
+    def client(self) -> Client:
+        """Who the client is to limits and logs, before its first request has told its client id."""
+        return Client(self.shared.name, self.host, self.identity.principal, "")
+
     def make_exchange(self, host: str) -> Exchange:
         """Return the machine for this connection, whose client knows us as ``host``."""
-        shared = self.shared
-        if shared.access is None:
-            kind = Exchange if shared.limits is None else MeteredExchange
-            return kind(shared.front, shared.advertise_for(host))
-        guarded = GuardedExchange if shared.limits is None else GuardedMeteredExchange
-        return self.under_rules(guarded(shared.front, shared.advertise_for(host)), shared.access)
-
-    def under_rules(self, exchange: GuardedT, access: Access) -> GuardedT:
-        """Put an exchange under rules, as the principal that the client is by now; return it."""
-        identity = self.identity
-        permissions = Permissions(access, identity.principal, identity.groups)
-        exchange.guard(permissions, self._denied_for_good)
+        exchange: Exchange = self._kind(routed=False)(self.shared.front, self.shared.advertise_for(host))
         return exchange
+
+    def _kind(self, *, routed: bool) -> Any:  # noqa: ANN401  its arguments differ
+        shared = self.shared
+        return exchange_class(
+            routed=routed,
+            guarded=shared.access is not None,
+            limited=shared.limits is not None,
+            observed=shared.watch is not None,
+        )
+
+    def _begin(self) -> None:
+        """Put the machine under what is configured; the client is known by now."""
+        shared = self.shared
+        if shared.access is not None:
+            permissions = Permissions(shared.access, self.identity.principal, self.identity.groups)
+            cast("Guarded", self.exchange).guard(permissions, self._denied_for_good)
+        if shared.watch is not None:
+            cast("Observed", self.exchange).observe(shared.watch, self.client, self.guest.port, self.node_id)
 
     def _denied_for_good(self) -> None:
         """End the connection, once what goes to the broker has gone. Called from within the exchange."""
@@ -357,6 +373,8 @@ class ClientSide(asyncio.Protocol):
         if self._linger is not None:
             self._linger.cancel()
         self._forget_buffered()
+        if self.shared.watch is not None:
+            cast("Observed", self.exchange).conclude()
         if self.gate is not None:
             self.gate.leave(by_client=self._cause in {None, Cause.CLIENT_CLOSED})
         if self.session is not None:

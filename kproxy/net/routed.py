@@ -14,8 +14,6 @@ import structlog
 
 from kproxy.core.causes import Cause
 from kproxy.core.directory import Directory
-from kproxy.core.guarded import GuardedMeteredRoutedExchange, GuardedRoutedExchange
-from kproxy.core.metered import MeteredRoutedExchange
 from kproxy.core.routed import FanOut, Lookup, Reach, RoutedExchange, Turn
 from kproxy.errors import AuthError, KproxyError, Malformed, ProtocolError
 from kproxy.net.dial import RETRY_GAP_SECONDS, Dialler
@@ -110,12 +108,11 @@ class RoutedClientSide(ClientSide):
 
     def make_exchange(self, host: str) -> RoutedExchange:
         """Return the machine for this connection."""
-        shared, directory = self.shared, self.routing.directory
-        if shared.access is None:
-            kind = RoutedExchange if shared.limits is None else MeteredRoutedExchange
-            return kind(shared.front, shared.advertise_for(host), directory)
-        guarded = GuardedRoutedExchange if shared.limits is None else GuardedMeteredRoutedExchange
-        return self.under_rules(guarded(shared.front, shared.advertise_for(host), directory), shared.access)
+        shared = self.shared
+        exchange: RoutedExchange = self._kind(routed=True)(
+            shared.front, shared.advertise_for(host), self.routing.directory
+        )
+        return exchange
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""

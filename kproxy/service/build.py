@@ -1,12 +1,26 @@
-"""From the configuration to the parts of core and net: limits, links and listeners. Nothing is opened here."""
+"""From the configuration to the parts of core, net and observe: limits, links, listeners, the request log.
+
+Nothing is opened here but the request log's file, or its producer.
+"""
+
+import random
+import time
+from typing import Any
 
 from kproxy.config import access as configured_access
 from kproxy.config import limits as configured
 from kproxy.config.model import Cluster, Config, Listener
+from kproxy.config.requestlog import RequestLog as LogConfig
+from kproxy.config.sasl import OAUTHBEARER
 from kproxy.core import access as core_access
 from kproxy.core import limits as core
+from kproxy.core.latency import Latencies
+from kproxy.core.observed import Picks, Watch
+from kproxy.errors import ConfigError
 from kproxy.net.link import ClusterSettings
 from kproxy.net.listeners import ListenerSettings
+from kproxy.observe.requestlog import LogSettings, RequestLog
+from kproxy.observe.sinks import FileSink, KafkaSink, Sink
 from kproxy.service import layouts
 from kproxy.service.doors import Doors
 from kproxy.wire.apis import APIS
@@ -141,3 +155,71 @@ def _kind(kind: _Configured) -> core.LeakyBucket | core.FixedWindow | core.Concu
         case configured.Connections():
             rate = kind.rate or 0.0
             return core.Connections(kind.max or 0, rate, rate if kind.burst is None else kind.burst)
+
+
+def request_log(config: Config) -> RequestLog | None:
+    """Open the request log, on the running loop; None where there is none. Raises ConfigError where it cannot be."""
+    log = config.request_log
+    if log is None:
+        return None
+    sink: Sink
+    if log.to == "kafka":
+        sink = KafkaSink(log.topic or "", kafka_options(log, config), log.queue_max)
+    else:
+        sink = FileSink(log.path)
+    return RequestLog(LogSettings(log.fields, log.key, log.queue_max, log.linger, log.flush_timeout), sink)
+
+
+def kafka_options(log: LogConfig, config: Config) -> dict[str, Any]:
+    """Return librdkafka's options for a log's producer; they hold the password, and are shown to nobody."""
+    cluster = config.clusters[log.cluster] if log.cluster is not None else None
+    bootstrap = cluster.bootstrap if cluster is not None else log.bootstrap or ()
+    sasl = cluster.sasl if cluster is not None else log.sasl
+    tls = log.tls or (cluster.tls if cluster is not None else None)
+    secured = ("SASL_" if sasl else "") + ("SSL" if tls else "PLAINTEXT")
+    options: dict[str, Any] = {
+        "bootstrap.servers": ",".join(map(str, bootstrap)),
+        "security.protocol": secured,
+        "acks": log.acks,
+        "message.timeout.ms": max(int(log.delivery_timeout * 1000), 10),  # librdkafka: above linger.ms
+    }
+    if sasl is not None:
+        if sasl.mechanism == OAUTHBEARER:
+            raise ConfigError(f"request_log.cluster: {log.cluster} is logged in to by tokens; give bootstrap and sasl")
+        options |= {
+            "sasl.mechanism": sasl.mechanism,
+            "sasl.username": sasl.username,
+            "sasl.password": sasl.revealed(),
+        }
+    if tls is not None:
+        options["enable.ssl.certificate.verification"] = tls.verify
+        if not tls.verify:
+            options["ssl.endpoint.identification.algorithm"] = "none"
+        for name, path in (
+            ("ssl.ca.location", tls.ca_file),
+            ("ssl.certificate.location", tls.cert_file),
+            ("ssl.key.location", tls.key_file),
+        ):
+            if path is not None:
+                options[name] = str(path)
+    return options
+
+
+def watch(config: Config, listener: str, log: RequestLog | None) -> Watch | None:
+    """Return what a listener's connections are watched for; None: for nothing, so that nobody pays."""
+    latencies = Latencies() if config.metrics.latency else None
+    take, picks = None, Picks(sample=0)
+    if log is not None and config.request_log is not None and config.request_log.sample:
+        match = config.request_log.match
+        if match.listeners is None or listener in match.listeners:
+            take = log.take
+            picks = Picks(
+                sample=config.request_log.sample,
+                apis=None if match.apis is None else frozenset(_API_KEYS[name] for name in match.apis),
+                principals=match.principals,
+                client_ids=match.client_ids,
+                client_ips=match.client_ips,
+            )
+    if latencies is None and take is None:
+        return None
+    return Watch(time.monotonic, random.random, latencies, take, picks)

@@ -109,7 +109,7 @@ class Supervisor:
             self._worker = subprocess.Popen(  # noqa: ASYNC220, S603  our own program; it returns at once
                 [sys.executable, "-m", "kproxy.service.worker", str(theirs.fileno())],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=self._stdout(),
                 pass_fds=(theirs.fileno(),),
             )
         assert self._worker.stdin is not None  # noqa: S101  asked for above
@@ -123,6 +123,11 @@ class Supervisor:
         self._channel.close()
         return code
 
+    def _stdout(self) -> int | None:
+        """A worker writes nothing but the request log to standard output, where that is wanted there."""
+        log = self._order.config.request_log
+        return None if log is not None and log.to == "stdout" else subprocess.DEVNULL
+
     async def _wait_for(self, exited: asyncio.Future[int]) -> int:
         await asyncio.wait(
             (exited, stop := asyncio.ensure_future(self._stop.wait())),  # noqa: TID251  awaited here
@@ -130,7 +135,9 @@ class Supervisor:
         )
         stop.cancel()
         if not exited.done():
-            limit = self._order.config.drain_timeout + KILL_AFTER_SECONDS
+            config = self._order.config
+            flush = config.request_log.flush_timeout if config.request_log else 0.0
+            limit = config.drain_timeout + flush + KILL_AFTER_SECONDS
             with suppress(TimeoutError):
                 async with asyncio.timeout(limit):
                     await asyncio.shield(exited)

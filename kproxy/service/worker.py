@@ -18,12 +18,14 @@ import structlog
 
 from kproxy.config.model import Config
 from kproxy.core.limits import Limits
+from kproxy.core.observed import Watch
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError
 from kproxy.net.link import ClusterLink
 from kproxy.net.listeners import Listener
 from kproxy.net.tasks import Tasks
 from kproxy.observe import log
+from kproxy.observe.requestlog import RequestLog
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
 from kproxy.service.doors import Doors
@@ -60,6 +62,8 @@ class Worker:
         self._listeners: dict[str, Listener] = {}
         self._limits = build.limits(config)
         self._doors = Doors(config)
+        self._request_log: RequestLog | None = None
+        self._watches: list[Watch] = []
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -70,6 +74,12 @@ class Worker:
         running = asyncio.get_running_loop()
         running.add_signal_handler(signal.SIGTERM, self._drain.set)
         await self._doors.start(self._tasks)
+        try:
+            self._request_log = build.request_log(self._config)
+        except KproxyError as error:
+            self._channel.send({"failed": str(error)})
+            await self._drain.wait()
+            return 1
         for name, cluster in self._config.clusters.items():
             of_cluster = build.cluster_settings(name, cluster, self._doors)
             self._links[name] = ClusterLink(of_cluster, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
@@ -77,7 +87,11 @@ class Worker:
         for name, listener in self._config.listeners.items():
             link = self._links[listener.cluster]
             settings = build.listener_settings(name, listener, self._doors)
-            self._listeners[name] = Listener(settings, link, self._socket, self._limits, self._doors.executor)
+            watch = build.watch(self._config, name, self._request_log)
+            if watch is not None:
+                self._watches.append(watch)
+            executor = self._doors.executor
+            self._listeners[name] = Listener(settings, link, self._socket, self._limits, executor=executor, watch=watch)
         if self._limits is not None:
             self._tasks.spawn("limits", self._tell_of_limits(self._limits))
         start = self._tasks.spawn("start", self._start())
@@ -85,6 +99,8 @@ class Worker:
         start.cancel()
         drains = (listener.drain(self._config.drain_timeout) for listener in self._listeners.values())
         await asyncio.gather(*drains)
+        if self._request_log is not None:
+            await self._request_log.close()
         self._channel.send({"tally": self._tally()})
         for served in self._listeners.values():
             await served.close()
@@ -136,10 +152,18 @@ class Worker:
     def _tally(self) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()
         limits = {} if self._limits is None else {"limits": self._limits.snapshot(now)}
-        return {
-            "cpu_seconds": time.process_time(),
-            "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
-        } | limits
+        log_counts: dict[str, Any] = {}
+        if self._request_log is not None:
+            missed = sum(watch.missed for watch in self._watches)
+            log_counts["request_log"] = self._request_log.snapshot() | {"missed": missed}
+        return (
+            {
+                "cpu_seconds": time.process_time(),
+                "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
+            }
+            | limits
+            | log_counts
+        )
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
         if "socket" in message:

@@ -144,7 +144,7 @@ class Gateway:
             of_cluster = build.cluster_settings("main", self._config.clusters["main"], self._doors)
             self.link = ClusterLink(of_cluster, self._changed)
             settings = build.listener_settings("public", self._config.listeners["public"], self._doors)
-            self._listener = Listener(settings, self.link, self._socket, self.limits, self._doors.executor)
+            self._listener = Listener(settings, self.link, self._socket, self.limits, executor=self._doors.executor)
             self.link.start()
             async with asyncio.timeout(10):
                 await self.link.ready.wait()

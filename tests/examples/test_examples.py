@@ -17,9 +17,10 @@ from confluent_kafka import Producer
 from pydantic import BaseModel
 
 from kproxy.cli.main import COMMANDS, main
-from kproxy.config.load import load
 from kproxy.config import users
+from kproxy.config.load import load
 from kproxy.config.model import Config
+from kproxy.config.requestlog import RequestLog
 from kproxy.core.credentials import User, derive
 from kproxy.testing.certificates import Authority
 from kproxy.testing.embedded import EmbeddedCluster
@@ -85,7 +86,7 @@ def test_java_client(kafka_cluster: "KafkaCluster", run_proxy: "Callable[..., Pr
 def test_configurations_pass(path: Path, tmp_path: Path) -> None:
     """``kproxy check`` has nothing against any, not even a doubt."""
     make_files(tmp_path)
-    result = CliRunner(env=PASSWORD).invoke(main, ["check", shutil.copy(path, tmp_path)])
+    result = CliRunner(env=PASSWORD).invoke(main, ["check", str(shutil.copy(path, tmp_path))])
     assert (result.exit_code, result.stderr) == (0, "")
 
 
@@ -101,8 +102,8 @@ def make_files(folder: Path) -> None:
 
 
 def test_configurations_were_found() -> None:
-    """There are two with every option between them, and one for each use of limits."""
-    assert len(CONFIGURATIONS) == 6
+    """There are three with every option between them, and one for each use of limits."""
+    assert len(CONFIGURATIONS) == 7
 
 
 def test_batch_jobs_are_held_low(embedded_cluster: EmbeddedCluster, run_proxy: "Callable[..., ProxyProcess]") -> None:
@@ -130,8 +131,8 @@ def seconds_to_send(client_id: str, bootstrap: str) -> float:
     return time.monotonic() - began
 
 
-def quickstart(name: str = "quickstart.yaml", *, spelled_out: bool) -> Config:
-    """Load it as it stands, or with its comments on defaults made real."""
+def quickstart(*, spelled_out: bool, name: str = "quickstart.yaml") -> Config:
+    """Load it, or another, as it stands, or with its comments on defaults made real."""
     text = (EXAMPLES / name).read_text(encoding="utf-8")
     if spelled_out:
         text, count = re.subn(r"^( *)# ([a-z_]+: )", r"\1\2", text, flags=re.MULTILINE)
@@ -144,6 +145,8 @@ def test_what_the_quickstart_comments_out_is_the_default() -> None:
     short, full = (quickstart(spelled_out=spelled_out) for spelled_out in (False, True))
     assert full.clusters == short.clusters
     assert full.drain_timeout == short.drain_timeout
+    log, spelled_out = (quickstart(spelled_out=out, name="request-log.yaml").request_log for out in (False, True))
+    assert log == spelled_out
     ports: Any = {"broker_ports", "broker_port_start"}
     one, other = (config.listeners["public"].model_dump(exclude=ports) for config in (short, full))
     assert one == other
@@ -162,14 +165,20 @@ def parts(value: object) -> "Iterator[BaseModel]":
         yield from parts(item)
 
 
-def test_the_quickstart_and_the_doors_have_every_option() -> None:
-    """Each option that there is is used, or stands in a comment."""
+def test_examples_have_every_option() -> None:
+    """Each option that there is is used, or stands in a comment; doors and the request log have files of their own."""
     shown: dict[type[BaseModel], set[str]] = {}
-    for part in parts(quickstart(spelled_out=True)):
-        shown.setdefault(type(part), set()).update(part.model_fields_set)
+    for name in ("quickstart.yaml", "request-log.yaml"):
+        for part in parts(quickstart(spelled_out=True, name=name)):
+            shown.setdefault(type(part), set()).update(part.model_fields_set)
+    # These two go with none of the others; its comments speak of them.
+    text = (EXAMPLES / "request-log.yaml").read_text(encoding="utf-8")
+    assert "path: " in text
+    assert "cluster: " in text
+    shown[RequestLog] |= {"path", "cluster"}
     assert {kind: set(kind.model_fields) for kind in shown} == shown
     text = (EXAMPLES / "doors.yaml").read_text(encoding="utf-8")
-    for part in parts(quickstart("doors.yaml", spelled_out=False)):
+    for part in parts(quickstart(name="doors.yaml", spelled_out=False)):
         assert set(type(part).model_fields) <= set(re.findall(r"[a-z_]+(?=:\s)", text)) | shown.get(type(part), set())
 
 

@@ -145,4 +145,4 @@ def test_the_test_command_is_what_ci_runs() -> None:
 
 def test_yaml_blocks_were_found() -> None:
     """There are configurations to check."""
-    assert len(YAML) == 6
+    assert len(YAML) == 7
