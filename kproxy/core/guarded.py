@@ -262,7 +262,9 @@ class Guarded(GuardedAnswers):
             )
         body = data[frames.request_body_at(data, pos + 4, stop) : stop]
         shape = shapes.request(key, version)
-        self._found = judge(self, Asked(key, version, shape, shapes.read_whole(shape, body), body))
+        # As a broker does, let be what is behind it: librdkafka 2.16 asks for all topics with three bytes too many.
+        values, _ = shapes.read(shape, body)
+        self._found = judge(self, Asked(key, version, shape, values, body))
         if self._found is not None:
             return 0
         if not denied_api and not access.dry_run:

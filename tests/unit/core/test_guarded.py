@@ -663,6 +663,13 @@ def test_garbage_is_refused() -> None:
         Guard(Access((OK,))).send(short + good)
 
 
+def test_bytes_behind_a_request() -> None:
+    """As a broker does, bytes behind a request's body are let be; librdkafka asks for all topics with three of them."""
+    guard = Guard(Access((allow("ok*", DESCRIBE),)))
+    asked = frames.request(ApiKey.METADATA, 13, 1, "c", bytes.fromhex("00 00 00 00 01 00 00"))
+    assert guard.send(asked) == asked
+
+
 def test_garbage_while_requests_are_held_back() -> None:
     """It is refused once it is looked at."""
     guard = Guard(Access((OK,)))
