@@ -4,7 +4,7 @@ Without a subcommand the six shapes, for Fetch and Produce, through HAProxy and 
 
     python benchmarks/run.py --repetitions 5 --markdown > tables.md
     python benchmarks/run.py --only direct,haproxy --shapes "1x16 200" --kinds fetch
-    python benchmarks/run.py limits | watched | idle | latency | clients
+    python benchmarks/run.py limits | watched | guarded | tls | idle | latency | clients
 
 Exit code 1 when a run failed, or with ``--check`` when a promised limit is not kept.
 """
@@ -19,15 +19,15 @@ from typing import Any
 
 from bench import clients, idle, latency, pin, shapes
 from bench.build import BenchmarkError
-from bench.programs import LIMITED_NAMES, NAMES, WATCHED_NAMES, targets
+from bench.programs import GUARDED_NAMES, LIMITED_NAMES, NAMES, TLS_NAMES, WATCHED_NAMES, targets
 from bench.report import machine
 
 from kproxy.errors import KproxyError
 
-KNOWN = tuple(dict.fromkeys((*NAMES, *LIMITED_NAMES, *WATCHED_NAMES)))
+KNOWN = tuple(dict.fromkeys((*NAMES, *LIMITED_NAMES, *WATCHED_NAMES, *GUARDED_NAMES, *TLS_NAMES)))
 
 
-CHOICES = ["shapes", "limits", "watched", "idle", "latency", "clients"]
+CHOICES = ["shapes", "limits", "watched", "guarded", "tls", "idle", "latency", "clients"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, folder: Path) -> tuple[str, list[dict[str, Any]], list[str]]:
     """Run what was asked for; return the tables, every single run, and the limits missed."""
-    usual = {"limits": LIMITED_NAMES, "watched": WATCHED_NAMES}.get(options.what, NAMES)
+    of_kind = {"limits": LIMITED_NAMES, "watched": WATCHED_NAMES, "guarded": GUARDED_NAMES, "tls": TLS_NAMES}
+    usual = of_kind.get(options.what, NAMES)
     names = list(usual) if options.only is None else [name for name in options.only.split(",") if name]
     if unknown := set(names) - set(KNOWN):
         raise BenchmarkError(f"--only does not know {', '.join(sorted(unknown))}; it knows {', '.join(KNOWN)}")

@@ -22,6 +22,7 @@ from typing import Literal, Self
 
 from bench.build import BenchmarkError, build
 from bench.pin import pinned
+from kproxy.testing.certificates import Authority
 from kproxy.testing.ports import free_port_block
 from kproxy.testing.processes import GuardedProcess
 from kproxy.testing.waiting import wait_until
@@ -40,8 +41,8 @@ defaults
     timeout client 10m
     timeout server 10m
 listen relay
-    bind 127.0.0.1:{port}
-    server broker {upstream}
+    bind 127.0.0.1:{port}{bind_options}
+    server broker {upstream}{server_options}
 """
 
 API_VERSIONS_V0 = bytes.fromhex("0000000b 0012 0000 00000001 0001 62")
@@ -122,13 +123,56 @@ class NullBroker(Target):
 
 
 class HAProxyTarget(Target):
-    """HAProxy as a plain TCP relay with one thread: the reference."""
+    """HAProxy as a TCP relay with one thread: the reference. With ``tls`` it ends its clients' TLS."""
 
-    def __init__(self, folder: Path, upstream: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, upstream: str, port: int | None = None, *, tls: bool = False) -> None:
         port = port or free_port_block(1)
-        log, config = folder / "haproxy.log", folder / f"haproxy-{port}.cfg"
-        config.write_text(HAPROXY_CONFIG.format(port=port, upstream=upstream), encoding="ascii")
-        super().__init__("haproxy", port, _spawn(log, [haproxy_program() or "haproxy", "-db", "-f", str(config)]), log)
+        name = f"haproxy{TLS if tls else ''}"
+        options = f" ssl crt {certificate(folder)[0]}" if tls else ""
+        command, log = _haproxy(folder, name, port, upstream, bind_options=options)
+        super().__init__(name, port, _spawn(log, command), log)
+
+
+def _haproxy(
+    folder: Path, name: str, port: int, upstream: str, *, bind_options: str = "", server_options: str = ""
+) -> tuple[list[str], Path]:
+    """Write a configuration; return the command that runs it, and its log."""
+    config = folder / f"{name}-{port}.cfg"
+    text = HAPROXY_CONFIG.format(port=port, upstream=upstream, bind_options=bind_options, server_options=server_options)
+    config.write_text(text, encoding="ascii")
+    return [haproxy_program() or "haproxy", "-db", "-f", str(config)], folder / f"{name}.log"
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Return the server's certificate with its key in one file, as HAProxy has it, and the folder of both."""
+    both = folder / "both.pem"
+    if not both.exists():
+        files = Authority().server("127.0.0.1").write(folder, "server")
+        both.write_bytes(files.cert_file.read_bytes() + files.key_file.read_bytes())
+    return both, folder
+
+
+class TlsClient(Target):
+    """What makes the load speak TLS: an HAProxy before the target, on the load's side, whose CPU is not counted."""
+
+    def __init__(self, folder: Path, target: Target) -> None:
+        port, name = free_port_block(1), f"{target.name}-client"
+        options = " ssl verify none"
+        command, log = _haproxy(folder, name, port, f"127.0.0.1:{target.port}", server_options=options)
+        super().__init__(target.name, port, _spawn(log, command, "peer"), log)
+        self._target = target
+
+    @property
+    def pid(self) -> int | None:
+        """The target's: its CPU is what counts."""
+        return self._target.pid
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End both."""
+        super().__exit__(kind, error, trace)
+        self._target.__exit__(kind, error, trace)
 
 
 class KproxyTarget(Target):
@@ -189,13 +233,15 @@ def kproxy_command() -> list[str]:
     return [program]
 
 
-LIMITED, WATCHED = "-limited", "-watched"
-"""Behind a kproxy's name: with three limits; with latency histograms and a request log."""
+LIMITED, WATCHED, GUARDED, TLS = "-limited", "-watched", "-guarded", "-tls"
+"""Behind a name: with three limits; with latency histograms and a request log; under access rules; with TLS."""
 
 NAMES = ("direct", "haproxy", "kproxy-ports", "kproxy-single")
 """What is measured unless something else is asked for."""
 
 LIMITED_NAMES = ("kproxy-ports", f"kproxy-ports{LIMITED}", "kproxy-single", f"kproxy-single{LIMITED}")
+GUARDED_NAMES = ("kproxy-ports", f"kproxy-ports{GUARDED}", "kproxy-single", f"kproxy-single{GUARDED}")
+TLS_NAMES = (f"haproxy{TLS}", f"kproxy-ports{TLS}", f"kproxy-single{TLS}")
 WATCHED_NAMES = ("kproxy-ports", f"kproxy-ports{WATCHED}", "kproxy-single", f"kproxy-single{WATCHED}")
 
 LIMITS = [
@@ -205,7 +251,12 @@ LIMITS = [
 ]
 """Three limits that count every request and hold none up."""
 
+RULES = [{"principal": "User:*", "operations": ["all"], "topic": "secret-*", "effect": "deny"}]
+"""A rule that every topic is held against, and that none meets."""
+
 VARIANTS: dict[str, dict[str, object]] = {
+    GUARDED: {"listeners": {"public": {"access": {"default": "allow", "rules": RULES}}}},
+    TLS: {"listeners": {"public": {"tls": {"cert_file": "server.pem", "key_file": "server.key"}}}},
     LIMITED: {"limits": LIMITS},
     # The log is written beside the configuration, and removed with it.
     WATCHED: {"metrics": {"latency": True}, "request_log": {"to": "file", "path": "requests.jsonl", "sample": 0.01}},
@@ -215,7 +266,9 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 def plain_name(name: str) -> str:
     """Return the name of the same program without limits, or unwatched."""
-    return name.removesuffix(LIMITED).removesuffix(WATCHED)
+    for variant in VARIANTS:
+        name = name.removesuffix(variant)
+    return name
 
 
 @contextmanager
@@ -231,12 +284,18 @@ def targets(folder: Path, names: Sequence[str], kproxy: Sequence[str] | None = N
         for name in names:
             if name == "direct":
                 started.append(broker)
-            elif name != "haproxy":
-                plain = plain_name(name)
-                addressing, variant = plain.removeprefix("kproxy-"), name.removeprefix(plain)
-                started.append(stack.enter_context(KproxyTarget(folder, upstream, addressing, kproxy, variant=variant)))
-            elif haproxy_program():
-                started.append(stack.enter_context(HAProxyTarget(folder, upstream)))
+                continue
+            plain = plain_name(name)
+            variant, tls = name.removeprefix(plain), name.endswith(TLS)
+            if not haproxy_program() and (tls or plain == "haproxy"):
+                print(f"haproxy is not installed (apt-get install haproxy): {name} is left out", file=sys.stderr)
+                continue
+            if tls:
+                certificate(folder)
+            target: Target
+            if plain == "haproxy":
+                target = HAProxyTarget(folder, upstream, tls=tls)
             else:
-                print("haproxy is not installed (apt-get install haproxy): its column is left out", file=sys.stderr)
+                target = KproxyTarget(folder, upstream, plain.removeprefix("kproxy-"), kproxy, variant=variant)
+            started.append(stack.enter_context(TlsClient(folder, target) if tls else target))
         yield started

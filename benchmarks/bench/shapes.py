@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from bench.load import Load, Run, measure
-from bench.programs import Target, plain_name
+from bench.programs import LIMITED, TLS, WATCHED, Target, plain_name
 from bench.report import spread, table
 
 REFERENCE = "haproxy"
@@ -86,14 +86,18 @@ def run_shapes(
 
 
 def reference_of(name: str) -> str:
-    """Return what a target is compared with: HAProxy, or one with limits, or watched, with the same without."""
+    """Return what a target is compared with: HAProxy, with TLS one with TLS, or of a variant the same without it."""
     plain = plain_name(name)
+    if name.endswith(TLS):
+        return REFERENCE + TLS
     return REFERENCE if plain == name else plain
 
 
 def promise(shape: Shape, name: str) -> float | None:
     """Return what is promised of a target, as a multiple of its reference."""
-    return shape.limits.get(name) if plain_name(name) == name else shape.limited
+    if plain_name(name) == name:
+        return shape.limits.get(name)
+    return shape.limited if name.endswith((LIMITED, WATCHED)) else None
 
 
 def ratios(rows: Sequence[Row], name: str, kind: str, shape: Shape) -> list[float]:
