@@ -36,6 +36,7 @@ LEVELS = get_args(log.LogLevel)
 @click.option("--username", metavar="NAME", help="User to log in to Kafka as; also KPROXY_USERNAME.")
 @click.option("--password-file", metavar="FILE", help="File with that user's password; also KPROXY_PASSWORD itself.")
 @click.option("--mechanism", type=click.Choice(["PLAIN"]), help="SASL mechanism of the login (default PLAIN).")
+@click.option("--admin", metavar="HOST:PORT|PATH", help="Serve the admin API and metrics there.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="Default: console on a terminal, else json.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True

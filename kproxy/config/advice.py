@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from kproxy.config.admin import Admin, Metrics
 from kproxy.config.limits import Concurrency, Connections, FixedWindow, LeakyBucket, Limit, Match
 from kproxy.config.model import Cluster, Config, Listener, Sasl
 from kproxy.config.problems import Loc, nearest, suggestion
@@ -22,6 +23,7 @@ def place(loc: Loc) -> Loc:
 
 
 _MODELS: dict[str, type[BaseModel]] = {"clusters": Cluster, "listeners": Listener, "limits": Limit}
+_SINGLE: dict[str, type[BaseModel]] = {"admin": Admin, "metrics": Metrics}
 _OF_LIMITS: dict[str, type[BaseModel]] = {
     "leaky_bucket": LeakyBucket,
     "fixed_window": FixedWindow,
@@ -112,6 +114,8 @@ def _known_keys(loc: Loc) -> list[str]:
     match loc:
         case ():
             model: type[BaseModel] = Config
+        case (str(section),) if section in _SINGLE:
+            model = _SINGLE[section]
         case (str(section), _) if section in _MODELS:
             model = _MODELS[section]
         case ("clusters", _, "sasl"):

@@ -20,7 +20,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from kproxy.config import admin as admin_checks
 from kproxy.config import checks
+from kproxy.config.admin import Admin, Metrics
 from kproxy.config.base import Model, Name, written
 from kproxy.config.limitchecks import mistakes as mistakes_of_limits
 from kproxy.config.limitchecks import references
@@ -132,6 +134,10 @@ class Config(Model):
     # Each request is held against every limit, so even a hundred are many.
     limits: Annotated[tuple[Limit, ...], Field(max_length=100)] = ()
     """How much clients may do; a request must pass all that match it."""
+    admin: Admin | None = None
+    """The admin API: health, metrics, clients, drain."""
+    metrics: Metrics = Metrics()
+    """What /metrics tells beyond the ordinary."""
     # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
     drain_timeout: Duration = written("30s")
     """How long a stop waits for what is in flight."""
@@ -148,6 +154,7 @@ class Config(Model):
         limits = dict(enumerate(self.limits))
         names = {index: limit.name for index, limit in limits.items()}
         found += mistakes_of_limits(names, references(limits), limits, self.listeners)
+        found += admin_checks.mistakes(self.admin, self.listeners)
         if found:
             text = "\n".join(f"{where(problem.loc)}: {problem.text}" for problem in found)
             raise PydanticCustomError(CROSS_FIELD, "{text}", {"text": text})

@@ -23,6 +23,7 @@ class Cause(StrEnum):
     TOO_MANY_CONNECTIONS = "too many connections"
     BUFFERS_FULL = "buffers full"
     LIMITED = "over a limit"
+    CLOSED_BY_OPERATOR = "closed by operator"
     DRAINED = "drained"
     STOPPED = "stopped"
 

@@ -17,7 +17,7 @@ from kproxy.core.causes import Cause
 from kproxy.core.directory import Directory
 from kproxy.core.exchange import FRAME_BYTES_MAX, Front
 from kproxy.core.limits import Limits
-from kproxy.core.tally import Tally
+from kproxy.core.tally import ClientIds, Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
 from kproxy.net.dial import Dialler
@@ -62,12 +62,25 @@ class Listener:
     """One listener of one cluster. ``open`` it once the link is ready."""
 
     def __init__(
-        self, settings: ListenerSettings, link: ClusterLink, sockets: SocketSource, limits: Limits | None = None
+        self,
+        settings: ListenerSettings,
+        link: ClusterLink,
+        sockets: SocketSource,
+        limits: Limits | None = None,
+        *,
+        inventory: bool = False,
+        client_ids_max: int = 0,
     ) -> None:
-        """Prepare a listener; nothing is open yet."""
+        """Prepare a listener; nothing is open yet.
+
+        ``inventory``: keep an account per connection; ``client_ids_max``: with it, sums by so many client ids.
+        """
         self.settings = settings
         self._limits = limits
         self.tally = Tally()
+        self._inventory = inventory
+        if client_ids_max:
+            self.tally.client_ids = ClientIds(client_ids_max)
         self._link = link
         self._sockets = sockets
         self._tasks = Tasks()
@@ -91,6 +104,30 @@ class Listener:
         host = host.replace("{node}", str(min(self._link.view.brokers, default=0)))
         return f"{host}:{self.settings.advertised_port}"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether clients can connect now."""
+        return None in self._servers
+
+    @property
+    def clients(self) -> list[ClientSide]:
+        """The connections of clients that there are now."""
+        return [] if self._shared is None else list(self._shared.connections)
+
+    def snapshot(self) -> dict[str, object]:
+        """Return the tally as plain values, with what is counted in accounts."""
+        for client in self.clients:
+            client.settle_account()
+        return self.tally.snapshot()
+
+    def close_client(self, number: int) -> bool:
+        """End a connection by its account's number; False where there is none."""
+        for client in self.clients:
+            if client.account is not None and client.account.number == number:
+                client.end(Cause.CLOSED_BY_OPERATOR)
+                return True
+        return False
+
     async def open(self) -> None:
         """Open the bootstrap port and the brokers' ports. Raises OSError where one can't be had."""
         offer = self._link.view.offer
@@ -107,6 +144,7 @@ class Listener:
             limits=self._limits,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
+            inventory=self._inventory,
             tasks=self._tasks,
         )
         if self._routing is None:

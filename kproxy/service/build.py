@@ -1,5 +1,7 @@
 """From the configuration to the parts of core and net: limits, links and listeners. Nothing is opened here."""
 
+from typing import TypedDict
+
 from kproxy.config import limits as configured
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.core import limits as core
@@ -47,6 +49,20 @@ def listener_settings(name: str, listener: Listener) -> ListenerSettings:
         buffered_bytes_max=listener.buffered_bytes_max,
         backlog=listener.backlog,
     )
+
+
+class LookingIn(TypedDict):
+    """What a Listener keeps for those who look in."""
+
+    inventory: bool
+    client_ids_max: int
+
+
+def looking_in(config: Config) -> LookingIn:
+    """Return what is kept for the admin API; nothing where there is none."""
+    metrics = config.metrics
+    ids_max = metrics.max if config.admin is not None and metrics.per_client_id else 0
+    return {"inventory": config.admin is not None, "client_ids_max": ids_max}
 
 
 def bind_hosts(config: Config) -> dict[str, str]:

@@ -26,6 +26,7 @@ from kproxy.net.tasks import Tasks
 from kproxy.observe import log
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
+from kproxy.service.status import Status
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Worker:
         self._links: dict[str, ClusterLink] = {}
         self._listeners: dict[str, Listener] = {}
         self._limits = build.limits(config)
+        self._status = Status(self._links, self._listeners, self._limits)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -73,7 +75,11 @@ class Worker:
             self._links[name].start()
         for name, listener in self._config.listeners.items():
             link = self._links[listener.cluster]
-            self._listeners[name] = Listener(build.listener_settings(name, listener), link, self._socket, self._limits)
+            settings_of = build.listener_settings(name, listener)
+            looked_into = build.looking_in(self._config)
+            self._listeners[name] = Listener(settings_of, link, self._socket, self._limits, **looked_into)
+        if self._config.admin is not None:
+            self._tasks.spawn("loop lag", self._status.sample_lag())
         if self._limits is not None:
             self._tasks.spawn("limits", self._tell_of_limits(self._limits))
         start = self._tasks.spawn("start", self._start())
@@ -134,7 +140,7 @@ class Worker:
         limits = {} if self._limits is None else {"limits": self._limits.snapshot(now)}
         return {
             "cpu_seconds": time.process_time(),
-            "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
+            "listeners": {name: listener.snapshot() for name, listener in self._listeners.items()},
         } | limits
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
@@ -146,6 +152,8 @@ class Worker:
                 future.set_exception(OSError(message["error"]))
         elif "drain" in message:
             self._drain.set()
+        elif "status" in message:
+            self._tasks.spawn("status", self._status.answer(message, self._channel.send))
         elif "tally" in message:
             self._channel.send({"tally": self._tally()})
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 CONFIGURATIONS = sorted(EXAMPLES.glob("*.yaml"))
-PASSWORD = {"KAFKA_PASSWORD": "hunter2"}
+PASSWORD = {"KAFKA_PASSWORD": "hunter2", "KPROXY_ADMIN_KEY": "hunter3"}
 
 MIB = 1024 * 1024
 RECORD_BYTES, SENT_BYTES = MIB // 2, 5 * MIB
@@ -126,6 +126,7 @@ def test_what_the_quickstart_comments_out_is_the_default() -> None:
     short, full = (quickstart(spelled_out=spelled_out) for spelled_out in (False, True))
     assert full.clusters == short.clusters
     assert full.drain_timeout == short.drain_timeout
+    assert full.metrics == short.metrics
     ports: Any = {"broker_ports", "broker_port_start"}
     one, other = (config.listeners["public"].model_dump(exclude=ports) for config in (short, full))
     assert one == other

@@ -65,12 +65,17 @@ def test_snapshot() -> None:
     tally.requests[3 << 16 | 12] += 1
     tally.requests[18 << 16] += 1
     tally.closed[Cause.IDLE] += 1
-    numbers = [name for name in Tally.__slots__ if name not in ("closed", "requests")]
+    tally.dials_by_broker[2] += 5
+    tally.dial_failures_by_broker[2] += 1
+    others = ("closed", "requests", "client_ids", "dials_by_broker", "dial_failures_by_broker")
+    numbers = [name for name in Tally.__slots__ if name not in others]
     for value, name in enumerate(numbers):
         setattr(tally, name, value)
     assert tally.snapshot() == {
         "requests": {"Metadata": 3, "ApiVersions": 1},
         "closed": {"idle": 1},
+        "dials_by_broker": {"2": 5},
+        "dial_failures_by_broker": {"2": 1},
         **{name: value for value, name in enumerate(numbers)},
     }
 
