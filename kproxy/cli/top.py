@@ -8,6 +8,7 @@
 scripts, and where there is no terminal.
 """
 
+import os
 import select
 import sys
 import termios
@@ -109,10 +110,10 @@ class _Waits:
             if not self._keys:
                 time.sleep(left)
             elif select.select([sys.stdin], [], [], left)[0]:
-                key = sys.stdin.read(1)
-                if key in {"q", "Q"}:
+                keys = os.read(sys.stdin.fileno(), 64)  # stdin's own buffer would hide what select looks for
+                if b"q" in keys.lower():
                     return True
-                self._keys = key != ""  # the terminal is gone
+                self._keys = keys != b""  # the terminal is gone
         return False
 
 

@@ -1,7 +1,7 @@
 """What one connection has moved, kept apart from its listener's Tally, for an inventory of clients.
 
 A connection counts either in the Tally itself or in an Account of its own, through the same attributes, so that the
-data path is the same and an account costs nothing per request (0.1 us per connection, and about 700 bytes). What it
+data path is the same and an account costs nothing per request (0.5 us and 600 bytes per connection). What it
 has counted since the last time is moved to the Tally by ``fold``, whenever somebody looks and when it ends: each
 request and byte arrives there once, so that the Tally only ever grows::
 

@@ -57,7 +57,11 @@ class Snapshot:
     """By name, the brokers of each by id, with ``up``."""
     listener_clusters: Mapping[str, str]
     """Which cluster is behind a listener."""
+    connections_max: Mapping[str, int]
+    """Of each listener."""
     processes: Sequence[Process]
+    descriptors_max: int
+    """Of each process."""
 
 
 @dataclass(slots=True)
@@ -124,6 +128,8 @@ class _Collector(Collector):
         yield _counter("process_cpu_seconds", cpu, ("process",), [((p.name,), p.cpu_seconds) for p in of])
         files = "Files and sockets that a process has open."
         yield _gauge("process_open_descriptors", files, ("process",), [((p.name,), p.descriptors) for p in of])
+        text = "How many files and sockets a process may have open."
+        yield _gauge("process_max_descriptors", text, (), [((), now.descriptors_max)])
         lag = now.counters.get("loop_lag")
         if lag is not None:
             text = "How late workers serve what is ready, sampled ten times a second."
@@ -146,6 +152,9 @@ class _Collector(Collector):
     def _connections(self) -> Iterator[Metric]:
         now = [((name,), listener["connections"]) for name, listener in self._listeners.items() if _open(listener)]
         yield _gauge("connections", "Connections of clients that are open.", ("listener",), now)
+        text = "How many connections of clients there may be, in each worker."
+        most = [((name,), many) for name, many in self._snapshot.connections_max.items()]
+        yield _gauge("connections_max", text, ("listener",), most)
         yield self._per_listener("connections_opened", "Connections of clients so far.", "opened")
         closed = [
             ((name, cause), count)

@@ -4,6 +4,7 @@ No traffic passes there, so that nothing here can delay any. Loaded only where t
 stands on takes a third of a second to load. uvicorn leaves signals alone, and what it has to say is logged as all else.
 """
 
+import logging
 import os
 import socket
 import stat
@@ -92,6 +93,8 @@ class AdminServer:
 
     async def close(self) -> None:
         """Finish what is under way, within a bound, and serve no more."""
+        # What it says of clients that are cut off now is nothing to act upon.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.should_exit = True
         await self._tasks.finish(CLOSE_SECONDS + 1)
         if self._socket is not None:

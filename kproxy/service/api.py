@@ -17,6 +17,7 @@
     PUT  /config, POST /reload  apply a configuration: only where the House can (``reload``)
 """
 
+import resource
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -165,6 +166,8 @@ class Api:
             counters=house.desk.counters(),
             clusters=_joined_clusters(answers),
             listener_clusters={name: listener.cluster for name, listener in house.config().listeners.items()},
+            connections_max={name: listener.connections_max for name, listener in house.config().listeners.items()},
+            descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             processes=[Process(name, *found) for name, found in used if found is not None],
         )
         return snapshot, reasons

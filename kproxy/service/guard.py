@@ -6,8 +6,10 @@ here. So a name that is none of this machine's (DNS rebinding) is refused, and s
 carries an Origin, as browsers' requests do. /healthz and /readyz answer everybody, with a status and no more.
 """
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -46,7 +48,9 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if refusal is None:
-            await self._app(scope, receive, send)
+            # Cancelled is who does not read his answer while kproxy ends: no fault that is worth a traceback.
+            with suppress(asyncio.CancelledError):
+                await self._app(scope, receive, send)
         else:
             await refusal(scope, receive, send)
 
