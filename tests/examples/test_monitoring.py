@@ -71,7 +71,7 @@ def dashboard_expressions() -> list[str]:
 
 def rules() -> list[dict[str, Any]]:
     """Return the alert rules."""
-    document = yaml.safe_load((EXAMPLES / "prometheus-alerts.yaml").read_text(encoding="utf-8"))
+    document = yaml.safe_load((EXAMPLES / "prometheus-alerts.yml").read_text(encoding="utf-8"))
     return [rule for group in document["groups"] for rule in group["rules"]]
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from kproxy.cli import top as module
+from kproxy.cli import topscreen as module
 from kproxy.cli.main import main
 from kproxy.cli.topview import Sample, view
 from kproxy.testing.ports import free_port_block
@@ -214,3 +214,10 @@ def test_wrong_usage() -> None:
     assert run("--admin", "nowhere", "--once").stderr.startswith("kproxy: --admin: 'nowhere' has no port")
     done = run()
     assert (done.exit_code, done.stderr) == (2, "kproxy: the output is no terminal; give --once\n")
+
+
+def test_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rich is not installed one line says how to come by it."""
+    monkeypatch.setattr("kproxy.cli.top.find_spec", lambda _: None)
+    done = run("--once")
+    assert (done.exit_code, done.stderr) == (1, "kproxy: top needs rich: pip install 'kproxy[top]'\n")
