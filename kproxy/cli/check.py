@@ -42,6 +42,8 @@ def check(file: Path, connect: bool) -> int:
         click.echo(f"  listener {name}: {_listener(listener)}")
     for limit in loaded.config.limits:
         click.echo(f"  limit {limit.name}: {_limit(limit)}")
+    if (admin := loaded.config.admin) is not None:
+        click.echo(f"  admin: {admin.bind}, {'with a key' if admin.api_key else 'without a key'}")
     if not connect:
         return 0
     problems: list[str] = import_module("kproxy.service.probe").check_connect(loaded.config)

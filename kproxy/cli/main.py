@@ -33,6 +33,7 @@ class Lazy(NamedTuple):
 COMMANDS = {
     "run": Lazy("kproxy.cli.run:run", "Serve Kafka clients."),
     "check": Lazy("kproxy.cli.check:check", "Find every mistake in a configuration file."),
+    "top": Lazy("kproxy.cli.top:top", "Show who is doing what, live."),
     "doctor": Lazy("kproxy.cli.doctor:doctor", "Find what keeps a client from its brokers."),
     "demo": Lazy("kproxy.cli.demo:demo", "Show kproxy at work, with a cluster of its own."),
     "schema": Lazy("kproxy.cli.schema:schema", "Print the JSON Schema of the configuration file."),

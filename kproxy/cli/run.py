@@ -41,6 +41,7 @@ LEVELS = get_args(log.LogLevel)
     help="SASL mechanism of the login (default PLAIN).",
 )
 @click.option("--tls-upstream", is_flag=True, help="Speak TLS with the brokers; the system's authorities are trusted.")
+@click.option("--admin", metavar="HOST:PORT|PATH", help="Serve the admin API and metrics there.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="Default: console on a terminal, else json.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True

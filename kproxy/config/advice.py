@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from kproxy.config.access import Access, AccessApis, AccessRule
+from kproxy.config.admin import Admin
 from kproxy.config.limits import Concurrency, Connections, FixedWindow, LeakyBucket, Limit, Match
 from kproxy.config.metrics import Metrics
 from kproxy.config.model import Cluster, Config, Listener
@@ -35,7 +36,7 @@ _OF_LIMITS: dict[str, type[BaseModel]] = {
     "connections": Connections,
     "match": Match,
 }
-_SECTIONS: dict[str, type[BaseModel]] = {"metrics": Metrics, "request_log": RequestLog}
+_SECTIONS: dict[str, type[BaseModel]] = {"admin": Admin, "metrics": Metrics, "request_log": RequestLog}
 _OF_LOG: dict[str, type[BaseModel]] = {"sasl": LogSasl, "tls": LogTls, "match": LogMatch}
 _NOT_A_MAPPING = frozenset({"dict_type", "model_type", "model_attributes_type"})
 

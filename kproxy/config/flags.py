@@ -28,6 +28,7 @@ class Flags(NamedTuple):
     mechanism: str | None = None
     username: str | None = None
     password_file: str | None = None
+    admin: str | None = None
     tls_upstream: bool = False
 
 
@@ -38,6 +39,7 @@ def lay_over(draft: Draft, flags: Flags, environ: Mapping[str, str]) -> None:
         for key, value in listener.items():
             _put(draft, (*at, key), value, _FLAGS[key])
     login = _given(("mechanism", flags.mechanism), ("username", flags.username), ("password", flags.password_file))
+    _put_admin(draft, flags.admin, environ)
     cluster = _given(("bootstrap", flags.bootstrap)) | login
     clusters = draft.data.get("clusters")
     if cluster or flags.tls_upstream:
@@ -114,6 +116,20 @@ def _put_login(draft: Draft, at: Loc, login: Mapping[str, str], environ: Mapping
         cluster["sasl"] = dict(sasl)
     for key, (value, flag) in put.items():
         _put(draft, (*at, "sasl", key), value, flag)
+
+
+def _put_admin(draft: Draft, bind: str | None, environ: Mapping[str, str]) -> None:
+    """Lay --admin over the file's own, and where the file has no key the environment's."""
+    if bind is None:
+        return
+    if draft.data.get("admin") is None:
+        draft.data["admin"] = {}
+    admin = draft.data["admin"]
+    if not isinstance(admin, dict):
+        return  # the model will say what is wrong with it
+    _put(draft, ("admin", "bind"), bind, "--admin")
+    if "api_key" not in admin and environ.get("KPROXY_ADMIN_KEY"):
+        _put(draft, ("admin", "api_key"), {"env": "KPROXY_ADMIN_KEY"}, "KPROXY_ADMIN_KEY")
 
 
 _NEEDED = {"username": "--username or KPROXY_USERNAME", "password": "--password-file or KPROXY_PASSWORD"}

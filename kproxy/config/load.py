@@ -17,7 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from kproxy.config import admin as admin_checks
 from kproxy.config import checks, doorchecks, limitchecks, requestlog, source
+from kproxy.config.admin import Admin
 from kproxy.config.advice import about_key, advice, echoes, place
 from kproxy.config.draft import Draft, one_line
 from kproxy.config.flags import Flags, lay_over
@@ -127,6 +129,7 @@ def _finish(draft: Draft, environ: Mapping[str, str]) -> Loaded:
         *doorchecks.doubts(result),
         *limitchecks.doubts(result),
         *requestlog.doubts(result),
+        *admin_checks.doubts(result.admin),
     ]
     return Loaded(result, tuple(draft.line(problem) for problem in doubts))
 
@@ -148,6 +151,9 @@ def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings)
     cluster_names = {str(name) for name in clusters}
     found = checks.mistakes(cluster_names, references, sound_clusters, sound_listeners)
     found += doorchecks.mistakes(sound_clusters, sound_listeners)
+    admin = _at(data, "admin")
+    for _, sound_admin in _sound(Admin, "", {"admin": admin} if admin is not None else {}, unknown, around):
+        found += admin_checks.mistakes(sound_admin, sound_listeners)
     entries = data.get("limits") if isinstance(data, dict) else None
     limits = dict(enumerate(entries)) if isinstance(entries, list) else {}
     names = {index: name for index, entry in limits.items() if isinstance(name := _at(entry, "name"), str)}
@@ -199,7 +205,8 @@ def _sound(
     """Yield the entries that are well-formed but, perhaps, for unknown keys, which change nothing between fields."""
     for name, entry in entries.items():
         try:
-            yield name, model.model_validate(_known(entry, (section, name), unknown), context=around)
+            here = (section, name) if section else (name,)
+            yield name, model.model_validate(_known(entry, here, unknown), context=around)
         except ValidationError:
             continue  # told field by field already
 

@@ -1,5 +1,9 @@
 """What is measured beyond the plain counters."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from kproxy.config.base import Model, Switch
 
 
@@ -8,3 +12,9 @@ class Metrics(Model):
 
     latency: Switch = False
     """Time one read of four: histograms per API of the time in kproxy and upstream."""
+    per_client_id: Switch = False
+    """Tell bytes, requests and connections by client id, too."""
+    # Each is three time series. Prometheus's own advice is to stay below a hundred values per label where one can;
+    # brokers, which keep sensors per client id for quotas, have no bound at all.
+    max: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1000
+    """How many client ids are told apart; all further ones are told together."""

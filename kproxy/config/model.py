@@ -20,8 +20,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from kproxy.config import admin as admin_checks
 from kproxy.config import checks, doorchecks, requestlog
 from kproxy.config.access import Access
+from kproxy.config.admin import Admin
 from kproxy.config.base import Model, Name, Switch, written
 from kproxy.config.limitchecks import mistakes as mistakes_of_limits
 from kproxy.config.limitchecks import references
@@ -156,6 +158,8 @@ class Config(Model):
     # Each request is held against every limit, so even a hundred are many.
     limits: Annotated[tuple[Limit, ...], Field(max_length=100)] = ()
     """How much clients may do; a request must pass all that match it."""
+    admin: Admin | None = None
+    """The admin API: health, metrics, clients, drain."""
     metrics: Metrics = Field(default_factory=Metrics)
     """What is measured beyond the plain counters; left out: nothing."""
     request_log: RequestLog | None = None
@@ -180,6 +184,7 @@ class Config(Model):
         found += requestlog.mistakes(self.request_log, self.clusters, self.listeners)
         matched = self.request_log.match.listeners if self.request_log else None
         found += requestlog.unknown_listeners(dict(enumerate(matched or ())), self.listeners)
+        found += admin_checks.mistakes(self.admin, self.listeners)
         if found:
             text = "\n".join(f"{where(problem.loc)}: {problem.text}" for problem in found)
             raise PydanticCustomError(CROSS_FIELD, "{text}", {"text": text})

@@ -29,6 +29,9 @@ NODE = "{node}"
 SECRET_FILE_BYTES_MAX = 64 * 1024
 """A password is short; a larger file is a mistake (RFC 4616 needs only 1..255 octets)."""
 
+SOCKET_PATH_BYTES_MAX = 107
+"""Linux's sockaddr_un holds so many and a NUL (unix(7))."""
+
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"([0-9]+)(KiB|MiB|GiB)?")
@@ -63,6 +66,16 @@ class HostPort(NamedTuple):
         """True when dialling ``other`` on this machine surely ends at a socket bound to this address."""
         same_host = self.host.casefold() == other.host.casefold()
         return self.port == other.port and (same_host or (self.any_interface and other.host in _LOOPBACK_NAMES))
+
+
+class SocketPath(NamedTuple):
+    """Where a unix socket is, an absolute path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        """Write it as a user does."""
+        return self.path
 
 
 class Secret:
@@ -139,6 +152,19 @@ def parse_bind(value: object) -> HostPort:
             f" or 127.0.0.1:{port} for this machine only"
         )
     return _host_port(value, example="0.0.0.0:9092")
+
+
+def parse_admin_bind(value: object) -> HostPort | SocketPath:
+    """Turn ``127.0.0.1:9090`` or ``/run/kproxy/admin.sock`` into an address or a path."""
+    if isinstance(value, SocketPath):
+        return value
+    if isinstance(value, str) and value.startswith("/"):
+        if len(value.encode(errors="surrogateescape")) > SOCKET_PATH_BYTES_MAX or "\0" in value:
+            raise ValueError(f"{quoted(value)} is no path for a socket; {SOCKET_PATH_BYTES_MAX} bytes at most")
+        return SocketPath(value)
+    if isinstance(value, str) and value.startswith((":", "*:")):
+        return parse_bind(value)
+    return _host_port(value, example="127.0.0.1:9090 or /run/kproxy/admin.sock")
 
 
 def parse_advertise(value: object) -> HostPort:
@@ -313,6 +339,18 @@ Size = Annotated[
 ]
 Address = Annotated[HostPort, PlainValidator(parse_host_port), _address_schema("kafka1:9092"), AS_TEXT]
 Bind = Annotated[HostPort, PlainValidator(parse_bind), _address_schema("0.0.0.0:9092", "[::1]:9092"), AS_TEXT]
+AdminBind = Annotated[
+    HostPort | SocketPath,
+    PlainValidator(parse_admin_bind),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^(/.+|.+:[0-9]{1,5})$",
+            "examples": ["127.0.0.1:9090", "/run/kproxy/admin.sock"],
+        }
+    ),
+    AS_TEXT,
+]
 Advertise = Annotated[
     HostPort,
     PlainValidator(parse_advertise),

@@ -33,6 +33,7 @@ class Cause(StrEnum):
     BUFFERS_FULL = "buffers full"
     LIMITED = "over a limit"
     DENIED = "denied"
+    CLOSED_BY_OPERATOR = "closed by operator"
     DRAINED = "drained"
     STOPPED = "stopped"
 

@@ -216,6 +216,10 @@ class Exchange:
         self._withheld: list[bytes] = []  # what came all the same: a read or two, as the shell has paused them
         self._moved = 0  # counts what the other numbers of ``progress`` do not show
 
+    def count_in(self, counts: dict[int, int]) -> None:
+        """Count requests in there, and no longer in the listener's tally; it has, or makes, an entry for each key."""
+        self._counts = counts
+
     # What the shell may ask.
 
     @property

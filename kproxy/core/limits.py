@@ -52,6 +52,9 @@ MAX_WAIT_SECONDS = 30.0
 HEARTBEAT_WAIT_SECONDS = 1.0
 """The longest wait on a connection that carries heartbeats: a third of the usual interval between two."""
 
+WINDOWS_MAX = 5000
+"""How many windows are looked at for the fullest: 2 ms."""
+
 TOP_KEYS = 10
 TOTALS_MAX = 1000
 """Of so many keys a limit remembers for how long they were held up."""
@@ -363,10 +366,13 @@ class Limit:
             self._totals = dict(longest)
 
     def windows(self, now: float) -> dict[str, dict[str, float]]:
-        """Return the windows that are the most used, by key: what remains in each, and in how many seconds it ends."""
+        """Return the windows that are the most used, by key: what remains in each, and in how many seconds it ends.
+
+        Of many only those that began to be used last are looked at, as traffic waits meanwhile.
+        """
         open_now = (
-            (key, *meter.remaining(now))
-            for key, meter in self.meters()
+            (text_of(key), *meter.remaining(now))
+            for key, meter in islice(reversed(self._meters.items()), WINDOWS_MAX)
             if isinstance(meter, Window) and not meter.idle(now)
         )
         fullest = nsmallest(TOP_KEYS, open_now, key=itemgetter(1))
@@ -375,7 +381,11 @@ class Limit:
     def snapshot(self, now: float) -> dict[str, object]:
         """Return the counters as plain values, and for a fixed window what is left of the fullest."""
         windows = {"windows": self.windows(now)} if isinstance(self.rule.kind, FixedWindow) else {}
-        return windows | {
+        return windows | self.counters() | {"top": self.top()}
+
+    def counters(self) -> dict[str, float]:
+        """Return the numbers alone, at a price that does not depend on how many keys there are."""
+        return {
             "asked": self.asked,
             "delayed": self.delayed,
             "throttled": self.throttled,
@@ -384,7 +394,6 @@ class Limit:
             "delay_seconds": round(self.delay_seconds, 3),
             "keys": len(self._meters),
             "keys_refused": self.keys_refused,
-            "top": self.top(),
         }
 
 
@@ -488,6 +497,10 @@ class Limits:
                     found.append(News(limit, key, True, held.seconds))
             found += limit.ended(now)
         return found
+
+    def counters(self) -> dict[str, dict[str, float]]:
+        """Return the numbers of each limit by its name."""
+        return {limit.rule.name: limit.counters() for limit in self.limits}
 
     def snapshot(self, now: float) -> dict[str, object]:
         """Return the counters of each limit by its name."""

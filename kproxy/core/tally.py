@@ -14,6 +14,30 @@ from kproxy.core.causes import Cause
 from kproxy.core.latency import Latencies
 from kproxy.wire.apis import APIS
 
+OTHERS = "(others)"
+"""What all client ids beyond the maximum are told under; no key of it is ever taken away."""
+
+
+class ClientIds:
+    """Sums by client id, for those who ask for them: bounded, and only growing, as each id keeps its place."""
+
+    def __init__(self, ids_max: int) -> None:
+        """Tell so many client ids apart: the first that come."""
+        self.ids_max = ids_max
+        self.sums: dict[str, list[int]] = {}
+        """Client id -> requests, bytes in, bytes out."""
+
+    def add(self, client_id: str, requests: int, bytes_in: int, bytes_out: int) -> None:
+        """Add what a connection has moved."""
+        sums = self.sums.get(client_id)
+        if sums is None:
+            if len(self.sums) >= self.ids_max:
+                client_id = OTHERS
+            sums = self.sums.setdefault(client_id, [0, 0, 0])
+        sums[0] += requests
+        sums[1] += bytes_in
+        sums[2] += bytes_out
+
 
 class Tally:
     """The counters of one listener. All only grow, but ``connections`` and ``waiting``, which are of now."""
@@ -21,11 +45,14 @@ class Tally:
     __slots__ = (
         "bytes_in",
         "bytes_out",
+        "client_ids",
         "closed",
         "connections",
         "denied",
         "dial_failures",
+        "dial_failures_by_broker",
         "dials",
+        "dials_by_broker",
         "latencies",
         "login_failures",
         "logins",
@@ -53,6 +80,10 @@ class Tally:
         self.bytes_out = 0
         self.dials = 0
         self.dial_failures = 0
+        self.dials_by_broker: Counter[int] = Counter()
+        self.dial_failures_by_broker: Counter[int] = Counter()
+        self.client_ids: ClientIds | None = None
+        """None: nobody asks for them."""
         self.login_failures = 0
         self.reauthentications = 0
         self.logins: Counter[tuple[str, bool]] = Counter()
@@ -73,21 +104,30 @@ class Tally:
             if count:
                 requests[APIS[key_version >> 16].name] += count
         latencies = {} if self.latencies is None else {"latency": self.latencies.snapshot()}
-        return {
-            "opened": self.opened,
-            "connections": self.connections,
-            "closed": {str(cause): count for cause, count in self.closed.items()},
-            "requests": dict(requests),
-            "denied": {" ".join(what): count for what, count in self.denied.items()},
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "dials": self.dials,
-            "dial_failures": self.dial_failures,
-            "login_failures": self.login_failures,
-            "reauthentications": self.reauthentications,
-            "lost_bytes": self.lost_bytes,
-            "logins": {name: count for (name, let_in), count in self.logins.items() if let_in},
-            "logins_refused": {name: count for (name, let_in), count in self.logins.items() if not let_in},
-            "turned_away": {str(cause): count for cause, count in self.turned_away.items()},
-            "waiting": self.waiting,
-        } | latencies
+        client_ids = {} if self.client_ids is None else {"client_ids": dict(self.client_ids.sums)}
+        return (
+            {
+                "opened": self.opened,
+                "connections": self.connections,
+                "closed": {str(cause): count for cause, count in self.closed.items()},
+                "requests": dict(requests),
+                "denied": {" ".join(what): count for what, count in self.denied.items()},
+                "bytes_in": self.bytes_in,
+                "bytes_out": self.bytes_out,
+                "dials": self.dials,
+                "dial_failures": self.dial_failures,
+                "dials_by_broker": {str(node_id): count for node_id, count in self.dials_by_broker.items()},
+                "dial_failures_by_broker": {
+                    str(node_id): count for node_id, count in self.dial_failures_by_broker.items()
+                },
+                "login_failures": self.login_failures,
+                "reauthentications": self.reauthentications,
+                "lost_bytes": self.lost_bytes,
+                "logins": {name: count for (name, let_in), count in self.logins.items() if let_in},
+                "logins_refused": {name: count for (name, let_in), count in self.logins.items() if not let_in},
+                "turned_away": {str(cause): count for cause, count in self.turned_away.items()},
+                "waiting": self.waiting,
+            }
+            | latencies
+            | client_ids
+        )

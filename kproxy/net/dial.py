@@ -74,10 +74,12 @@ class Dialler:
                 raise self._link.login_refused or UpstreamError("no broker is up")
             node_id = random.choice(up)  # noqa: S311  spreads the load, no secret
         self._tally.dials += 1
+        self._tally.dials_by_broker[node_id] += 1
         try:
             return await self._link.open(node_id, mechanism), node_id
         except KproxyError as error:
             self._tally.dial_failures += 1
+            self._tally.dial_failures_by_broker[node_id] += 1
             self._tally.login_failures += isinstance(error, AuthError)
             raise
 

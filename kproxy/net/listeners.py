@@ -27,7 +27,7 @@ from kproxy.core.observed import Watch
 from kproxy.core.offer import Offer
 from kproxy.core.sasl import Mechanism
 from kproxy.core.suppressor import Suppressor
-from kproxy.core.tally import Tally
+from kproxy.core.tally import ClientIds, Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
 from kproxy.net.dial import Dialler
@@ -100,13 +100,22 @@ class Listener:
         *,
         executor: Executor | None = None,
         watch: Watch | None = None,
+        inventory: bool = False,
+        client_ids_max: int = 0,
     ) -> None:
-        """Prepare a listener; nothing is open yet. ``executor`` does the hard work of logins."""
+        """Prepare a listener; nothing is open yet.
+
+        ``executor`` does the hard work of logins. ``inventory``: keep an account per connection; ``client_ids_max``:
+        with it, sums by so many client ids.
+        """
         self.settings = settings
         self._limits = limits
         self._watch = watch
         self.tally = Tally()
         self.tally.latencies = None if watch is None else watch.latencies
+        self._inventory = inventory
+        if client_ids_max:
+            self.tally.client_ids = ClientIds(client_ids_max)
         self._link = link
         self._sockets = sockets
         self._tasks = Tasks()
@@ -161,6 +170,30 @@ class Listener:
             waiting_max=settings.waiting_max,
         )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether clients can connect now."""
+        return None in self._doors
+
+    @property
+    def clients(self) -> list[ClientSide]:
+        """The connections of clients that there are now."""
+        return [] if self._shared is None else list(self._shared.connections)
+
+    def snapshot(self) -> dict[str, object]:
+        """Return the tally as plain values, with what is counted in accounts."""
+        for client in self.clients:
+            client.settle_account()
+        return self.tally.snapshot()
+
+    def close_client(self, number: int) -> bool:
+        """End a connection by its account's number; False where there is none."""
+        for client in self.clients:
+            if client.account is not None and client.account.number == number:
+                client.end(Cause.CLOSED_BY_OPERATOR)
+                return True
+        return False
+
     async def open(self) -> None:
         """Open the bootstrap port and the brokers' ports. Raises OSError where one can't be had."""
         offer = self._link.view.offer
@@ -183,6 +216,7 @@ class Listener:
             watch=self._watch,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
+            inventory=self._inventory,
             tasks=self._tasks,
         )
         if self._a_port_each:

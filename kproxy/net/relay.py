@@ -11,6 +11,7 @@ once loses nothing.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ import structlog
 
 from kproxy.core.acceptor import Identity
 from kproxy.core.access import Access, Permissions
+from kproxy.core.account import Account
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
 from kproxy.core.kinds import exchange_class
@@ -27,6 +29,7 @@ from kproxy.core.observed import Watch
 from kproxy.core.rewrite import Advertise
 from kproxy.core.sasl import Login, Mechanism
 from kproxy.core.suppressor import Suppressor
+from kproxy.core.tally import Tally
 from kproxy.errors import AuthError, KproxyError, ProtocolError, Unsupported
 from kproxy.net.entry import Entry
 from kproxy.net.gate import Gate
@@ -80,6 +83,8 @@ class Shared:
     """None: nothing is timed, or logged."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
+    inventory: bool = False
+    """Whether each connection has an account of its own."""
     tasks: Tasks = field(default_factory=Tasks)
     quiet: Suppressor = field(default_factory=Suppressor)
     connections: set["ClientSide"] = field(default_factory=set)
@@ -97,7 +102,7 @@ class BrokerSide(asyncio.Protocol):
         """Take over an opened connection for a client."""
         self._client: ClientSide | None = client
         self._exchange = client.exchange
-        self._tally = client.shared.front.tally
+        self._counted: Tally | Account = client.account or client.shared.front.tally
         self._to_client = client.transport.write
         self.transport = opened.conversation.transport
         self.transport.set_protocol(self)
@@ -121,7 +126,7 @@ class BrokerSide(asyncio.Protocol):
             client.broker_broke_protocol(error)
             return
         if out:
-            self._tally.bytes_out += len(out)
+            self._counted.bytes_out += len(out)
             self._to_client(out)
         if client.watching:
             client.look_after()
@@ -186,6 +191,7 @@ class ClientSide(asyncio.Protocol):
         "_backlog_bytes",
         "_buffered",
         "_cause",
+        "_counted",
         "_dialling",
         "_eof",
         "_full",
@@ -197,6 +203,7 @@ class ClientSide(asyncio.Protocol):
         "_paused",
         "_tally",
         "_to_broker",
+        "account",
         "broker",
         "exchange",
         "gate",
@@ -228,6 +235,9 @@ class ClientSide(asyncio.Protocol):
         self.watching = False
         """Something is to happen once the broker owes no answers: ``look_after`` is called after each read."""
         self._tally = shared.front.tally
+        self._counted: Tally | Account = self._tally  # whose bytes_in and bytes_out grow
+        self.account: Account | None = None
+        """What this connection has moved; None where nobody asks."""
         self._to_broker: Callable[[bytes], None] | None = None
         self._backlog: list[bytes] = []  # for a broker that is being dialled
         self._dialling = False
@@ -260,6 +270,9 @@ class ClientSide(asyncio.Protocol):
         self._begin()
         self._tally.opened += 1
         self._tally.connections += 1
+        if shared.inventory:
+            self.account = self._counted = Account(self._tally.opened, time.time())
+            self.exchange.count_in(self.account.requests)
         shared.connections.add(self)
         self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
         keep_alive(transport)
@@ -315,7 +328,7 @@ class ClientSide(asyncio.Protocol):
         except ProtocolError as error:
             self.client_broke_protocol(error, data)
             return
-        self._tally.bytes_in += len(data)
+        self._counted.bytes_in += len(data)
         if out:
             to_broker = self._to_broker
             if to_broker is not None:
@@ -381,9 +394,23 @@ class ClientSide(asyncio.Protocol):
             self.session.leave()
         self._tally.connections -= 1
         self._tally.closed[self._cause or Cause.CLIENT_CLOSED] += 1
+        self.settle_account()
         self.shared.connections.discard(self)
         self.shared.one_left.set()
         self._release_broker()
+
+    def settle_account(self) -> None:
+        """Move what was counted in an account of its own to the listener's tally."""
+        if self.account is not None:
+            self.account.fold(self._tally)
+
+    def introduce(self, data: bytes) -> None:
+        """Read the client id off ``data``, which begin with a request for a broker; called where a broker is reached.
+
+        So it costs nothing per read; a client that only ever asks for ApiVersions stays unknown.
+        """
+        if self.account is not None and self.account.client_id is None:
+            self.account.introduce(data)
 
     def _forget_buffered(self) -> None:
         self._full = False
@@ -428,6 +455,7 @@ class ClientSide(asyncio.Protocol):
         backlog = b"".join(self._backlog)
         self._backlog.clear()
         if backlog:
+            self.introduce(backlog)
             broker.transport.write(backlog)
         if self.gone:
             broker.release(answers_expected=self.exchange.outstanding > 0)
@@ -567,7 +595,7 @@ class ClientSide(asyncio.Protocol):
         out = b"".join(self.exchange.replies)
         self.exchange.replies.clear()
         if out:
-            self._tally.bytes_out += len(out)
+            self._counted.bytes_out += len(out)
             self.transport.write(out)
         if self.exchange.login is not None and self.session is not None:
             self.session.attend(self.exchange.login)
@@ -600,6 +628,7 @@ class ClientSide(asyncio.Protocol):
             ask = self._login.answer(body)
         except AuthError as error:
             self._tally.login_failures += 1
+            self.shared.link.login_failures += 1
             self.end(Cause.BROKER_LOGIN_FAILED, error=str(error))
             return
         if ask is not None:

@@ -122,7 +122,7 @@ class RoutedClientSide(ClientSide):
         except ProtocolError as error:
             self.client_broke_protocol(error, data)
             return
-        self._tally.bytes_in += len(data)
+        self._counted.bytes_in += len(data)
         if out:
             self._to_lane(out)
         if exchange.replies:
@@ -339,8 +339,10 @@ class RoutedClientSide(ClientSide):
             self.client_broke_protocol(error, b"")
             return
         if out:
+            self.introduce(out)
             self._to_lane(out)
         if self.gone:
+            self.settle_account()
             self._release_broker()
             exchange.abandon()
         elif exchange.replies:

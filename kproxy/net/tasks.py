@@ -30,6 +30,12 @@ class Tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a task failed", task=task.get_name(), exc_info=error)
 
+    async def finish(self, timeout_seconds: float) -> None:
+        """Wait until what runs has ended by itself; cancel what has not after the timeout."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=timeout_seconds)
+        await self.close()
+
     async def close(self) -> None:
         """Cancel what runs and wait until it has ended."""
         tasks = list(self._tasks)

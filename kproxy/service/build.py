@@ -5,7 +5,7 @@ Nothing is opened here but the request log's file, or its producer.
 
 import random
 import time
-from typing import Any
+from typing import Any, TypedDict
 
 from kproxy.config import access as configured_access
 from kproxy.config import limits as configured
@@ -107,6 +107,20 @@ def _access_rule(given: configured_access.AccessRule) -> core_access.Rule:
         pattern=pattern,
         allow=given.effect == "allow",
     )
+
+
+class LookingIn(TypedDict):
+    """What a Listener keeps for those who look in."""
+
+    inventory: bool
+    client_ids_max: int
+
+
+def looking_in(config: Config) -> LookingIn:
+    """Return what is kept for the admin API; nothing where there is none."""
+    metrics = config.metrics
+    ids_max = metrics.max if config.admin is not None and metrics.per_client_id else 0
+    return {"inventory": config.admin is not None, "client_ids_max": ids_max}
 
 
 def bind_hosts(config: Config) -> dict[str, str]:

@@ -13,16 +13,22 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
 
 from kproxy.config.model import Config
+from kproxy.errors import KproxyError
 from kproxy.observe import log
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
+from kproxy.service.desk import Desk
 from kproxy.service.worker import Order
+
+if TYPE_CHECKING:
+    from kproxy.service.admin import AdminServer
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +79,8 @@ class Supervisor:
         self._stops = 0
         self._stopped_at = 0.0
         self._stop = asyncio.Event()
+        self._desk = Desk()
+        self._admin: AdminServer | None = None
 
     async def run(self) -> int:
         """Keep a worker running until told to stop; return the exit code."""
@@ -81,6 +89,11 @@ class Supervisor:
             running.add_signal_handler(number, self._asked_to_stop)
         running.add_signal_handler(signal.SIGUSR1, self._asked_for_tally)
         failures, pause = 0, RESTART_SECONDS
+        try:
+            self._open_admin()
+        except KproxyError as error:
+            click.echo(f"kproxy: {error}", err=True)
+            return 1
         try:
             while True:
                 self._served = False
@@ -102,6 +115,24 @@ class Supervisor:
                         return 0
         finally:
             self._close_sockets()
+            if self._admin is not None:
+                await self._admin.close()
+
+    def _open_admin(self) -> None:
+        """Serve the admin API, where there is to be one. Raises KproxyError."""
+        admin = self._order.config.admin
+        if admin is None:
+            return
+        api, server = import_module("kproxy.service.api"), import_module("kproxy.service.admin")
+        house = api.House(
+            config=lambda: self._order.config,
+            desk=self._desk,
+            draining=lambda: self._stops > 0,
+            drain=lambda: None if self._stops else self._asked_to_stop(),
+            pid=os.getpid(),
+        )
+        self._admin = server.AdminServer(admin, house, bound_socket)
+        self._admin.open()
 
     async def _run_worker(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -116,10 +147,12 @@ class Supervisor:
         with suppress(BrokenPipeError), self._worker.stdin as pipe:
             pickle.dump(self._order, pipe)
         self._channel = Channel(ours, self._heard)
+        self._desk.attach(self._worker.pid, self._channel.send)
         if self._stops:
             self._channel.send({"drain": True})
         exited = asyncio.get_running_loop().run_in_executor(None, self._worker.wait)
         code = await self._wait_for(exited)
+        self._desk.detach(self._worker.pid)
         self._channel.close()
         return code
 
@@ -168,6 +201,8 @@ class Supervisor:
             self._channel.send({"tally": True})
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
+        if self._desk.heard(message, descriptors):
+            return
         for descriptor in descriptors:  # workers send none
             os.close(descriptor)
         if "socket" in message:

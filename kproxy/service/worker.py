@@ -29,6 +29,7 @@ from kproxy.observe.requestlog import RequestLog
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
 from kproxy.service.doors import Doors
+from kproxy.service.status import Status
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class Worker:
         self._doors = Doors(config)
         self._request_log: RequestLog | None = None
         self._watches: list[Watch] = []
+        self._status = Status(self._links, self._listeners, self._limits)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -91,7 +93,12 @@ class Worker:
             if watch is not None:
                 self._watches.append(watch)
             executor = self._doors.executor
-            self._listeners[name] = Listener(settings, link, self._socket, self._limits, executor=executor, watch=watch)
+            looked_into = build.looking_in(self._config)
+            self._listeners[name] = Listener(
+                settings, link, self._socket, self._limits, executor=executor, watch=watch, **looked_into
+            )
+        if self._config.admin is not None:
+            self._tasks.spawn("loop lag", self._status.sample_lag())
         if self._limits is not None:
             self._tasks.spawn("limits", self._tell_of_limits(self._limits))
         start = self._tasks.spawn("start", self._start())
@@ -159,7 +166,7 @@ class Worker:
         return (
             {
                 "cpu_seconds": time.process_time(),
-                "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
+                "listeners": {name: listener.snapshot() for name, listener in self._listeners.items()},
             }
             | limits
             | log_counts
@@ -174,6 +181,8 @@ class Worker:
                 future.set_exception(OSError(message["error"]))
         elif "drain" in message:
             self._drain.set()
+        elif "status" in message:
+            self._tasks.spawn("status", self._status.answer(message, self._channel.send))
         elif "tally" in message:
             self._channel.send({"tally": self._tally()})
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 CONFIGURATIONS = sorted(EXAMPLES.glob("*.yaml"))
-SECRETS = ("KAFKA_PASSWORD", "ALICE_PASSWORD", "TEAMS_PASSWORD", "KEY_PASSWORD", "CLIENT_SECRET")
+SECRETS = ("KPROXY_ADMIN_KEY", "KAFKA_PASSWORD", "ALICE_PASSWORD", "TEAMS_PASSWORD", "KEY_PASSWORD", "CLIENT_SECRET")
 PASSWORD = dict.fromkeys(SECRETS, "hunter2")
 
 MIB = 1024 * 1024
@@ -147,6 +147,7 @@ def test_what_the_quickstart_comments_out_is_the_default() -> None:
     assert full.drain_timeout == short.drain_timeout
     log, spelled_out = (quickstart(spelled_out=out, name="request-log.yaml").request_log for out in (False, True))
     assert log == spelled_out
+    assert full.metrics == short.metrics
     ports: Any = {"broker_ports", "broker_port_start"}
     one, other = (config.listeners["public"].model_dump(exclude=ports) for config in (short, full))
     assert one == other

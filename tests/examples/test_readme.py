@@ -114,7 +114,9 @@ def test_configurations_pass(block: str, tmp_path: Path) -> None:
     path = tmp_path / "kproxy.yaml"
     path.write_text(block, encoding="utf-8")
     make_files(tmp_path)
-    result = CliRunner(env={"KAFKA_PASSWORD": "hunter2"}).invoke(main, ["check", str(path)])
+    result = CliRunner(env={"KAFKA_PASSWORD": "hunter2", "KPROXY_ADMIN_KEY": "hunter3"}).invoke(
+        main, ["check", str(path)]
+    )
     assert (result.exit_code, result.stderr) == (0, "")
 
 
@@ -145,4 +147,4 @@ def test_the_test_command_is_what_ci_runs() -> None:
 
 def test_yaml_blocks_were_found() -> None:
     """There are configurations to check."""
-    assert len(YAML) == 7
+    assert len(YAML) == 8

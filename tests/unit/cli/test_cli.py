@@ -180,6 +180,21 @@ def test_check_tells_what_limits_there_are(tmp_path: Path) -> None:
     ]
 
 
+def test_check_tells_of_the_admin_api(tmp_path: Path) -> None:
+    """Where it is, and whether it asks for a key, which is not shown."""
+    path = tmp_path / "kproxy.yaml"
+    text = "clusters: {main: {bootstrap: [kafka1:9092]}}\nlisteners: {public: {bind: 127.0.0.1:9092}}\n"
+    for admin, line in (
+        ("{bind: /run/kproxy.sock}", "  admin: /run/kproxy.sock, without a key"),
+        ("{bind: 127.0.0.1:9090, api_key: sesame}", "  admin: 127.0.0.1:9090, with a key"),
+    ):
+        path.write_text(f"{text}admin: {admin}\n", encoding="utf-8")
+        result = kproxy("check", str(path))
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[-1] == line
+        assert "sesame" not in result.output
+
+
 @pytest.mark.parametrize(("problems", "code"), [([], 0), (["kafka1:9092: refused", "kafka2:9092: refused"], 1)])
 def test_check_connect_tries_the_brokers(
     problems: list[str], code: int, config: Path, monkeypatch: pytest.MonkeyPatch

@@ -66,14 +66,25 @@ def test_snapshot() -> None:
     tally.requests[18 << 16] += 1
     tally.closed[Cause.IDLE] += 1
     tally.denied["Fetch", "topic"] += 2
-    numbers = [name for name in Tally.__slots__ if name not in ("closed", "denied", "requests")]
-    numbers = [name for name in Tally.__slots__ if name not in ("closed", "requests", "latencies")]
+    tally.dials_by_broker[2] += 5
+    tally.dial_failures_by_broker[2] += 1
+    tally.logins["PLAIN", True] += 3
+    tally.logins["PLAIN", False] += 1
+    tally.turned_away[Cause.LOGIN_REFUSED] += 1
+    others = {"closed", "denied", "requests", "client_ids", "dials_by_broker", "dial_failures_by_broker"}
+    others |= {"latencies", "logins", "turned_away"}
+    numbers = [name for name in Tally.__slots__ if name not in others]
     for value, name in enumerate(numbers):
         setattr(tally, name, value)
     assert tally.snapshot() == {
         "requests": {"Metadata": 3, "ApiVersions": 1},
         "closed": {"idle": 1},
         "denied": {"Fetch topic": 2},
+        "dials_by_broker": {"2": 5},
+        "dial_failures_by_broker": {"2": 1},
+        "logins": {"PLAIN": 3},
+        "logins_refused": {"PLAIN": 1},
+        "turned_away": {"login refused": 1},
         **{name: value for value, name in enumerate(numbers)},
     }
 

@@ -578,6 +578,27 @@ def test_snapshot() -> None:
     }
 
 
+def test_counters_are_the_numbers_alone() -> None:
+    """What metrics read is what a snapshot has, without anything that grows with the keys."""
+    limits = Limits([rule(FixedWindow(5, 60), name="one")])
+    limits.enter(client("a"), 1)
+    snapshot = limits.snapshot(1)["one"]
+    assert isinstance(snapshot, dict)
+    counters = limits.counters()["one"]
+    assert counters.items() <= snapshot.items()
+    assert snapshot.keys() - counters.keys() == {"top", "windows"}
+
+
+def test_of_many_windows_the_latest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traffic never waits for 100,000 windows to be looked through: of many those that were used last are told."""
+    monkeypatch.setattr(module, "WINDOWS_MAX", 2)
+    limits = Limits([rule(FixedWindow(5, 60), key=("client_id",))])
+    for client_id in "abc":
+        (window,) = limits.enter(client(client_id), 100).meters(ApiKey.FETCH)
+        window.charge(100, 50)
+    assert set(only(limits).windows(100)) == {"b", "c"}
+
+
 def test_example() -> None:
     """The example in the module's docstring is true."""
     assert doctest.testmod(module) == (0, 3)

@@ -1,0 +1,280 @@
+"""The admin API before a house of which everything can be said, over a real server on a socket of its own."""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients.admin import Admin, Answer
+
+from kproxy.config import values
+from kproxy.config.admin import Admin as Configured
+from kproxy.config.load import load
+from kproxy.errors import ConfigError, KproxyError
+from kproxy.service.admin import AdminServer, unix_socket
+from kproxy.service.api import BODY_BYTES_MAX, CLIENTS_MAX, House
+from kproxy.service.desk import Desk
+from kproxy.service.openapi import ENDPOINTS, RELOADING, document
+from kproxy.service.supervisor import bound_socket
+
+CONFIG = """\
+clusters: {main: {bootstrap: [kafka1:9092], sasl: {username: u, password: hunter2}}}
+listeners: {public: {bind: 127.0.0.1:9092}}
+limits: [{name: calm, leaky_bucket: {rate: 1}}]
+"""
+
+UP = {"open": {"public": True}, "clusters": {"main": {"cluster_id": "c", "brokers": {"1": {"up": True}}}}}
+
+
+def client(listener: str, number: int, **more: Any) -> dict[str, Any]:
+    """Return what a worker tells of one."""
+    return {"number": number, "listener": listener, "client_id": None, "principal": "p", "software": None} | more
+
+
+class Workers(Desk):
+    """A desk whose workers answer what the test says."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        super().__init__()
+        self.asked = 0
+        self.answers: dict[int, dict[str, Any] | None] = dict(enumerate(answers, 100))
+        for pid in self.answers:
+            self.attach(pid, lambda _: None)
+
+    async def tell(self, pid: int, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Answer."""
+        self.asked += 1
+        if "close" in message:
+            return {"closed": message["close"] == ["public", 1]} if pid in self.answers else None
+        answer = self.answers.get(pid)
+        return None if answer is None else {**UP, **answer}
+
+
+Ask = Callable[..., Awaitable[Answer]]
+
+
+@asynccontextmanager
+async def served(
+    desk: Desk, reload: Callable[[str | None], Awaitable[dict[str, Any]]] | None = None, **house: Any
+) -> AsyncIterator[Ask]:
+    """Serve a house; ask it with (method, path, body)."""
+    admin = Admin()
+    told: dict[str, Any] = {
+        "draining": lambda: False,
+        "drain": lambda: None,
+        "pid": os.getpid(),
+        "reload": reload,
+    } | house
+    configured = Configured(bind=admin.address)  # type: ignore[arg-type]  # pydantic reads it
+    server = AdminServer(configured, House(lambda: load(CONFIG).config, desk, **told), bound_socket)
+    server.open()
+
+    async def ask(method: str, path: str, body: bytes | None = None) -> Answer:
+        return await asyncio.to_thread(admin.send, method, path, body, {})
+
+    try:
+        yield ask
+    finally:
+        await server.close()
+
+
+async def test_why_it_is_not_ready() -> None:
+    """Each reason is told once; one worker that is not ready is enough."""
+    closed = {"open": {"public": False}}
+    down = {"clusters": {"main": {"cluster_id": None, "brokers": {"1": {"up": False}}}}}
+    unknown: dict[str, Any] = {"clusters": {"main": {"cluster_id": None, "brokers": {}}}}
+    for desk, reasons in (
+        (Workers(), ["no worker runs"]),
+        (Workers({}), []),
+        (Workers({}, closed, closed), ["listener public: not open"]),
+        (Workers({}, down, unknown), ["cluster main: no broker answers"]),
+    ):
+        async with served(desk) as ask:
+            answer = await ask("GET", "/readyz")
+            assert answer.json == ({"ready": False, "reasons": reasons} if reasons else {"ready": True})
+            assert answer.status == (503 if reasons else 200)
+    desk = Workers({}, {})
+    desk.answers[101] = None
+    async with served(desk) as ask:
+        assert (await ask("GET", "/readyz")).json["reasons"] == ["worker 101 does not answer"]
+
+
+async def test_a_broker_is_up_where_all_workers_reach_it() -> None:
+    """What one worker cannot reach is down; what only one knows is told."""
+    one = {"clusters": {"main": {"cluster_id": None, "brokers": {"1": {"up": True}, "2": {"up": True}}}}}
+    other = {"clusters": {"main": {"cluster_id": "c", "brokers": {"1": {"up": False}, "3": {"up": True}}}}}
+    async with served(Workers(one, other)) as ask:
+        told = (await ask("GET", "/clusters")).json["clusters"]
+    brokers = {"1": {"up": False}, "2": {"up": True}, "3": {"up": True}}
+    assert told == {"main": {"cluster_id": "c", "brokers": brokers}}
+
+
+async def test_clients_of_all_workers() -> None:
+    """They are one list, in the same order whoever answers first, selected and cut into pages."""
+    listed = [client("public", 2, client_id="a"), client("public", 10), client("other.one", 1, client_id="a")]
+    async with served(Workers({"clients": listed}, {"clients": [client("public", 1, client_id="a")]})) as ask:
+        everybody = (await ask("GET", "/clients")).json
+        ids = ["100.other.one.1", "100.public.2", "100.public.10", "101.public.1"]
+        assert [told["id"] for told in everybody["clients"]] == ids
+        selected = (await ask("GET", "/clients?client_id=a&listener=public")).json
+        assert [told["id"] for told in selected["clients"]] == ["100.public.2", "101.public.1"]
+        page = (await ask("GET", "/clients?client_id=a&limit=2")).json
+        assert ([told["id"] for told in page["clients"]], page["total"]) == (["100.other.one.1", "100.public.2"], 3)
+        rest = (await ask("GET", f"/clients?client_id=a&after={page['next']}")).json
+        assert ([told["id"] for told in rest["clients"]], rest["next"]) == (["101.public.1"], None)
+        gone = (await ask("GET", "/clients?after=100.public.9")).json  # whoever stood there has left meanwhile
+        assert [told["id"] for told in gone["clients"]] == ids[2:]
+
+
+async def test_turning_pages_costs_workers_nothing() -> None:
+    """Within a second the list is the same; then it is asked for anew, and at once when somebody was closed."""
+    now = 0.0
+    desk = Workers({"clients": [client("public", 1)]})
+    async with served(desk, clock=lambda: now) as ask:
+        for _ in range(5):
+            await ask("GET", "/clients")
+        assert desk.asked == 1
+        now = 1.5
+        await ask("GET", "/clients")
+        assert desk.asked == 2
+        await ask("POST", "/clients/100.public.1/close")
+        await ask("GET", "/clients")
+        assert desk.asked == 4
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("limit=0", "limit must be a number from 1 to 1000"),
+        (f"limit={CLIENTS_MAX + 1}", "limit must be"),
+        ("limit=-1", "limit must be"),
+        ("limit=9999999999999999999999", "limit must be"),
+        ("limit=%D9%A3", "limit must be"),
+        ("clientid=a", "unknown parameter 'clientid'; known: limit, after, listener, principal, client_id, software"),
+    ],
+)
+async def test_a_query_that_is_not_right(query: str, text: str) -> None:
+    """It is refused with a line that says what is."""
+    async with served(Workers({})) as ask:
+        answer = await ask("GET", f"/clients?{query}")
+    assert answer.status == 400
+    assert answer.json["error"].startswith(text)
+
+
+@pytest.mark.parametrize(
+    "client_id",
+    ["100.public.2", "100.other.1", "999.public.1", "public.1", "x.public.1", "100..", "9" * 99, "..", "%00"],
+)
+async def test_a_client_that_is_not_there(client_id: str) -> None:
+    """Closing it is a 404, whatever it is called."""
+    async with served(Workers({})) as ask:
+        assert (await ask("POST", f"/clients/{client_id}/close")).status == 404
+        assert (await ask("POST", "/clients/100.public.1/close")).json == {"closed": "100.public.1"}
+
+
+async def test_limits_are_as_configured() -> None:
+    """Each limit is told with its options, and what every worker made of it."""
+    async with served(Workers({"limits": {"calm": {"asked": 1}}}, {"limits": {"calm": {"asked": 2}}})) as ask:
+        (limit,) = (await ask("GET", "/limits")).json["limits"]
+    assert (limit["name"], limit["limit"]["leaky_bucket"]["rate"]) == ("calm", 1)
+    assert limit["workers"] == [{"asked": 1}, {"asked": 2}]
+
+
+async def test_no_secret_is_told() -> None:
+    """Neither the configuration nor anything else shows the password."""
+    async with served(Workers({})) as ask:
+        for endpoint in ENDPOINTS:
+            if endpoint.method == "GET":
+                assert "hunter2" not in (await ask("GET", endpoint.path)).body
+
+
+async def test_a_bug_is_a_500() -> None:
+    """What fails is told without details, and the next request is served."""
+    desk = Workers({})
+    desk.answers[100] = {"clients": "nonsense"}
+    async with served(desk) as ask:
+        answer = await ask("GET", "/clients")
+        assert (answer.status, answer.json) == (500, {"error": "failed; see kproxy's log"})
+        assert (await ask("GET", "/healthz")).status == 200
+
+
+async def test_a_configuration_can_be_sent_where_it_can_be_applied() -> None:
+    """It is handed on as text, the file's as None; mistakes come back line by line."""
+    applied: list[str | None] = []
+
+    async def reload(text: str | None) -> dict[str, Any]:
+        applied.append(text)
+        if text == "bad":
+            raise ConfigError("one\ntwo")
+        return {"changed": []}
+
+    async with served(Workers({}), reload) as ask:
+        assert (await ask("PUT", "/config", "limits: [] # é".encode())).json == {"changed": []}
+        assert (await ask("POST", "/reload")).json == {"changed": []}
+        bad = await ask("PUT", "/config", b"bad")
+        assert bad.status == 400
+        assert bad.json == {"error": "refused; nothing has changed", "mistakes": ["one", "two"]}
+        assert (await ask("PUT", "/config", b"\xff")).status == 400
+        assert (await ask("PUT", "/config", bytes(BODY_BYTES_MAX + 1))).status == 413
+        described = (await ask("GET", "/openapi.json")).json["paths"]
+    assert applied == ["limits: [] # é", None, "bad"]
+    assert described["/config"].keys() == {"get", "put"}
+    assert "put" not in document()["paths"]["/config"]
+    assert len(RELOADING) == 2
+
+
+def test_the_document_is_whole() -> None:
+    """Each operation has a name of its own, a summary, and a description of each answer and parameter."""
+    operations = [
+        operation for path in document(ENDPOINTS + RELOADING)["paths"].values() for operation in path.values()
+    ]
+    names = [operation["operationId"] for operation in operations]
+    assert len(names) == len(set(names)) == len(ENDPOINTS + RELOADING)
+    for operation in operations:
+        assert operation["summary"]
+        assert all(answer["description"] for answer in operation["responses"].values())
+        assert all(parameter["description"] for parameter in operation.get("parameters", ()))
+
+
+# Its place.
+
+
+async def test_a_socket_in_use_is_left_alone(tmp_path: Path) -> None:
+    """A path that somebody listens on, or that is no socket, is refused; one that is left over is replaced."""
+    path = tmp_path / "admin.sock"
+    first = unix_socket(path)
+    first.listen()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(OSError, match="in use"):
+        unix_socket(path)
+    first.close()
+    unix_socket(path).close()
+    file = tmp_path / "file"
+    file.write_text("precious")
+    server = AdminServer(Configured(bind=values.SocketPath(str(file))), house_of_nobody(), bound_socket)
+    with pytest.raises(KproxyError, match=rf"^admin: {file}: address already in use$"):
+        server.open()
+    assert file.read_text() == "precious"
+    with pytest.raises(KproxyError, match="no such file or directory"):
+        AdminServer(
+            Configured(bind=values.SocketPath(str(tmp_path / "gone" / "x"))), house_of_nobody(), bound_socket
+        ).open()
+
+
+async def test_a_port_in_use_is_told() -> None:
+    """The line names the address and the reason."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = values.HostPort("127.0.0.1", taken.getsockname()[1])
+        server = AdminServer(Configured(bind=bind), house_of_nobody(), bound_socket)
+        with pytest.raises(KproxyError, match=rf"^admin: {bind}: address already in use$"):
+            server.open()
+
+
+def house_of_nobody() -> House:
+    """Return a house without workers."""
+    return House(lambda: load(CONFIG).config, Desk(), lambda: False, lambda: None, os.getpid())
