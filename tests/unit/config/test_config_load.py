@@ -195,8 +195,10 @@ def test_a_key_with_a_newline_stays_on_one_line() -> None:
     """What a terminal would act upon is written as an escape."""
     lines = mistakes(GOOD + '"a\\nb\\e[31m": 1\n', PW="x")
     assert lines == [
-        "17:1: a\\nb\\x1b[31m: unknown key; "
-        "known: admin, clusters, drain_timeout, limits, listeners, metrics, request_log"
+        (
+            "17:1: a\\nb\\x1b[31m: unknown key; "
+            "known: admin, clusters, drain_timeout, limits, listeners, metrics, request_log"
+        )
     ]
 
 
