@@ -15,7 +15,10 @@ from typing import NamedTuple
 Loc = tuple[str | int, ...]
 
 _LISTS = frozenset({"limits", "key", "listeners", "apis", "principals", "client_ids", "client_ips"})
-"""The lists within and around ``limits``; elsewhere only ``bootstrap`` is one, and other numbers are keys."""
+"""The lists within and around ``limits``."""
+
+_OTHER_LISTS = frozenset({"bootstrap", "mechanisms", "principal_rules", "trusted_proxies"})
+"""The lists elsewhere, where other numbers are keys."""
 
 
 class Problem(NamedTuple):
@@ -30,7 +33,7 @@ def where(loc: Loc) -> str:
     text = ""
     for index, part in enumerate(loc):
         around = loc[index - 1] if index else None
-        lists = _LISTS if loc[0] == "limits" else {"bootstrap"}
+        lists = _LISTS if loc[0] == "limits" else _OTHER_LISTS
         text += f"[{part}]" if isinstance(part, int) and around in lists else f".{part}"
     return text.removeprefix(".")
 
