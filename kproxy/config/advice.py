@@ -66,6 +66,8 @@ def advice(detail: ErrorDetails, data: Any) -> str:  # noqa: ANN401 - YAML is an
     """Say a pydantic error as what is wrong and what to do. Only keys are quoted, never a value."""
     loc, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
     if loc and loc[-1] == "[key]":
+        if loc[2:3] == ("credentials",):
+            return _NO_USER
         if kind in {"string_type", "string_pattern_mismatch"}:
             return _NO_NAME
         return "not a node id; write a whole number from 0 on"
@@ -86,14 +88,20 @@ def advice(detail: ErrorDetails, data: Any) -> str:  # noqa: ANN401 - YAML is an
         return _NO_LIST.format(_LISTS[loc[-1]])
     if kind == "string_pattern_mismatch" and loc[-1] == "name":
         return _NO_NAME
+    if kind == "string_pattern_mismatch" and loc[-1] == "scope":
+        return "holds what a scope cannot; write words with spaces in between, of ASCII, without quotes"
     return _KINDS[kind].format(**context) if kind in _KINDS else detail["msg"]
 
 
 _ENTRIES = "must be a mapping of names to entries, as in 'main: {...}'"
 _NO_NAME = "not a name; use letters, digits, '.', '_' and '-', beginning with a letter or digit, 63 at most"
+_NO_USER = "not a user name or a pattern; write one of 1 to 255 characters, a number in quotes, as in 'team-*'"
 _NO_LIST = "must be a list, as in {}"
 _LISTS: dict[str | int, str] = {
     "bootstrap": "[kafka1:9092, kafka2:9092]",
+    "mechanisms": "[SCRAM-SHA-512, PLAIN]",
+    "principal_rules": '["RULE:^CN=([^,]*).*$/$1/", DEFAULT]',
+    "trusted_proxies": "[10.0.0.0/8]",
     "limits": "[{name: calm, leaky_bucket: {rate: 100}}]",
     "key": "[client_ip]",
     "listeners": "[public]",

@@ -13,6 +13,7 @@ from kproxy.config import oauth as oauth_config
 from kproxy.config.problems import Loc, Problem, listed
 from kproxy.config.sasl import OAUTHBEARER, Sasl
 from kproxy.config.values import NODE
+from kproxy.core.addressbook import NameLayout
 
 if TYPE_CHECKING:
     from kproxy.config.model import Cluster, Config, Listener
@@ -47,12 +48,19 @@ def _names(here: Loc, listener: "Listener") -> Iterator[Problem]:
         return
     if listener.tls is None:
         yield Problem((*here, "addressing"), "sni tells brokers apart by the name that TLS asks for; add tls")
-    if listener.advertise is None or NODE not in listener.advertise.host:
+    advertise, bootstrap_name = listener.advertise, listener.bootstrap_name
+    if advertise is None or NODE not in advertise.host:
         text = f"sni needs advertise with {NODE} in it, as in b{NODE}.kafka.example.com:9092"
         yield Problem((*here, "addressing"), text)
-    if listener.bootstrap_name is None:
+    elif advertise.host.count(NODE) > 1:
+        yield Problem((*here, "advertise"), f"with sni {NODE} tells the broker; write it once")
+    if bootstrap_name is None:
         text = "sni needs bootstrap_name, the name that clients begin with, as in kafka.example.com"
         yield Problem((*here, "addressing"), text)
+    elif advertise is not None and NODE in advertise.host:
+        node = NameLayout(advertise.host, bootstrap_name, advertise.port).node_of(bootstrap_name)
+        if node is not None:
+            yield Problem((*here, "bootstrap_name"), f"is the name of broker {node} by advertise; choose another")
 
 
 def _logins(here: Loc, listener: "Listener", cluster: "Cluster") -> Iterator[Problem]:
@@ -66,7 +74,8 @@ def _logins(here: Loc, listener: "Listener", cluster: "Cluster") -> Iterator[Pro
             yield Problem((*here, "sasl", "users_file"), text)
     elif sasl is not None:
         if sasl.by_password and sasl.users_file is None:
-            text = f"users_file missing; {listed(sasl.by_password)} need it (see kproxy users --help)"
+            need = "needs" if len(sasl.by_password) == 1 else "need"
+            text = f"users_file missing; {listed(sasl.by_password)} {need} it (see kproxy users --help)"
             yield Problem((*here, "sasl"), text)
         if not sasl.by_password and sasl.users_file is not None:
             yield Problem((*here, "sasl", "users_file"), f"is not used by {OAUTHBEARER}; leave it out")

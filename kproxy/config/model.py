@@ -28,7 +28,7 @@ from kproxy.config.base import Model, Name, Switch, written
 from kproxy.config.limitchecks import mistakes as mistakes_of_limits
 from kproxy.config.limitchecks import references
 from kproxy.config.limits import Limit
-from kproxy.config.limitvalues import Networks
+from kproxy.config.limitvalues import Network
 from kproxy.config.metrics import Metrics
 from kproxy.config.problems import where
 from kproxy.config.requestlog import RequestLog
@@ -114,7 +114,7 @@ class Listener(Model):
     """Have clients log in; none: whoever connects is in."""
     proxy_protocol: Switch = False
     """Connections begin with a PROXY header (v1 or v2), by which a load balancer tells the client's address."""
-    trusted_proxies: Networks | None = None
+    trusted_proxies: Annotated[tuple[Network, ...], Field(min_length=1, max_length=1000)] | None = None
     """The load balancers that may send it; others are turned away. For proxy_protocol."""
     # nginx's client_header_timeout is 60 s, HAProxy's guides say 5 to 10 s; brokers have no limit of their own.
     login_timeout: Duration = written("10s")

@@ -15,8 +15,23 @@ from typing import NamedTuple
 Loc = tuple[str | int, ...]
 
 _LISTS = frozenset({"limits", "key", "listeners", "apis", "principals", "client_ids", "client_ips"})
-"""The lists within and around ``limits``; of other numbers, those not in ``_OTHER_LISTS`` are keys."""
-_OTHER_LISTS = frozenset({"bootstrap", "cidrs", "rules", "principals", "operations", "deny", "presets"})
+"""The lists within and around ``limits``."""
+
+_OTHER_LISTS = frozenset(
+    {
+        "bootstrap",
+        "mechanisms",
+        "principal_rules",
+        "trusted_proxies",
+        "cidrs",
+        "rules",
+        "principals",
+        "operations",
+        "deny",
+        "presets",
+    }
+)
+"""The lists elsewhere, where other numbers are keys."""
 
 _LISTS_OF_LOG = _LISTS | {"bootstrap", "fields"}
 

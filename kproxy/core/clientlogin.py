@@ -42,6 +42,9 @@ FRAME_BYTES_MAX = 512 * 1024
 REQUESTS_MAX = 20
 """How many requests a login may take; the longest, SCRAM after two ApiVersions, has five."""
 
+LIFETIME_SECONDS_MAX = 100.0 * 365 * 86_400
+"""Java's clients count it in nanoseconds and refuse what does not fit in an INT64, 292 years (Utils.msToNs)."""
+
 FAILED = "Authentication failed"
 """All that a client is told: it must not learn whether it was the user or the password."""
 
@@ -133,7 +136,8 @@ class ClientLogin:
             ends.append(identity.expires_at - self.terms.wall_clock())
         if not ends:
             return 0
-        return max(int(min(ends) * 1000), 1) if min(ends) > 0 else -1
+        left = min(*ends, LIFETIME_SECONDS_MAX)
+        return max(int(left * 1000), 1) if left > 0 else -1
 
 
 def _shown(name: str) -> str:

@@ -106,6 +106,11 @@ class Metered(MeteredAnswers):
         self._bound.leave()
         self._taken.clear()
 
+    def expire(self) -> None:
+        """See Exchange; what it refuses now is neither charged nor held back, nor answered by a limit."""
+        super().expire()
+        self._likes.clear()
+
     def flush(self) -> bytes:
         """Let through what is held, as the connection ends; returns and raises as ``go_on``.
 

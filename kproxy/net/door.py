@@ -25,8 +25,9 @@ from kproxy.wire import proxyprotocol
 
 _log = structlog.get_logger(__name__)
 
-ACCEPTS_PER_WAKE = 64
-"""How many connections are accepted before others get their turn; asyncio takes its whole backlog."""
+ACCEPTS_PER_WAKE = 8
+"""How many connections are accepted before others get their turn. What TLS needs is made for each at once, 0.2 ms of
+it, so that asyncio's whole backlog would be a pause for those who are in."""
 
 EXHAUSTED_SECONDS = 1.0
 """How long nothing is accepted when the system has no descriptor or memory left, as in asyncio."""
@@ -88,13 +89,14 @@ class Door:
 class Arrival:
     """One connection between its accept and its login."""
 
-    __slots__ = ("_admit", "_conn", "_entry", "_guest", "_pushed_out", "host", "task")
+    __slots__ = ("_admit", "_conn", "_entry", "_guest", "_passed", "_pushed_out", "host", "task")
 
     def __init__(self, conn: socket.socket, guest: Guest, entry: Entry, admit: Admit) -> None:
         """Bring in a connection."""
         self._conn = conn
         self._entry = entry
         self._admit = admit
+        self._passed = False
         self._pushed_out: Cause | None = None
         self._guest = guest
         self.host = guest.host
@@ -105,6 +107,11 @@ class Arrival:
         self._pushed_out = cause
         if self.task is not None:
             self.task.cancel()
+
+    def passed(self) -> None:
+        """A Threshold has it now: from here on it waits there, or not at all."""
+        self._passed = True
+        self._entry.crowd.leave(self)
 
     async def enter(self) -> None:
         """Go through all that stands before the login."""
@@ -129,14 +136,15 @@ class Arrival:
                 if entry.proxies is not None:
                     if not within(self.host, entry.proxies):
                         return Cause.PROXY_HEADER, "it is none of trusted_proxies"
-                    await self._read_proxy_header()
+                    if not await self._read_proxy_header():
+                        return Cause.CLIENT_CLOSED, ""
                     if entry.networks is not None and not within(self.host, entry.networks):
                         return Cause.ADDRESS_DENIED, ""
                 await self._connect(deadline)
         except Malformed as error:
             return Cause.PROXY_HEADER, str(error)
         except TimeoutError:
-            return Cause.LOGIN_TIMEOUT, ""
+            return None if self._passed else Cause.LOGIN_TIMEOUT, ""
         except asyncio.CancelledError:
             if self._pushed_out is None:
                 self._conn.close()
@@ -152,7 +160,7 @@ class Arrival:
         entry = self._entry
 
         def factory() -> Threshold:
-            return Threshold(entry, self._guest, self._admit, deadline)
+            return Threshold(entry, self._guest, self._admit, deadline, self.passed)
 
         if entry.tls is None:
             await loop.connect_accepted_socket(factory, self._conn)
@@ -167,14 +175,23 @@ class Arrival:
                     ssl_shutdown_timeout=tls.SHUTDOWN_SECONDS,
                 )
 
-    async def _read_proxy_header(self) -> None:
-        """Read the header, and not a byte behind it, which is TLS's; take the client's address from it."""
+    async def _read_proxy_header(self) -> bool:
+        """Read the header, and not a byte behind it, which is TLS's; take the client's address from it.
+
+        Returns:
+            Whether there is one: a load balancer that only looks whether the port is open goes without a word.
+        """
         header, taken = None, b""
         while header is None:
             await self._readable()
-            seen = self._conn.recv(proxyprotocol.HEADER_BYTES_MAX, socket.MSG_PEEK)
+            try:
+                seen = self._conn.recv(proxyprotocol.HEADER_BYTES_MAX, socket.MSG_PEEK)
+            except ConnectionError:
+                seen = b""
             if not seen:
-                raise Malformed("the connection ended before its PROXY header")
+                if not taken:
+                    return False
+                raise Malformed("the connection ended in the middle of its PROXY header")
             header = proxyprotocol.parse(taken + seen)
             # As long as it is not whole, all that is there belongs to it.
             taken += self._conn.recv(len(seen) if header is None else header.header_bytes - len(taken))
@@ -183,6 +200,7 @@ class Arrival:
             self.host = self._guest.host = header.source_host
             self._guest.port = header.source_port
             self._entry.crowd.join(self)
+        return True
 
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()

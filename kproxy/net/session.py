@@ -142,7 +142,11 @@ class Session:
     def _say_no(self, body: bytes, reason: str) -> None:
         client = self._client
         if client is not None and not client.transport.is_closing():
-            client.exchange.login_refused(body)
+            try:
+                client.exchange.login_refused(body)
+            except ProtocolError as error:
+                client.client_broke_protocol(error, b"")
+                return
             client.pass_on(b"")
             client.end(Cause.LOGIN_REFUSED, error=reason)
 

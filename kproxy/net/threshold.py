@@ -62,6 +62,7 @@ class Threshold(asyncio.Protocol):
         "_entry",
         "_error",
         "_guest",
+        "_on_connected",
         "_timer",
         "host",
         "transport",
@@ -69,12 +70,15 @@ class Threshold(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, entry: Entry, guest: Guest, admit: Admit, deadline: float) -> None:
-        """Let ``guest`` in by ``deadline``, in the loop's time, or not at all."""
+    def __init__(
+        self, entry: Entry, guest: Guest, admit: Admit, deadline: float, on_connected: Callable[[], None]
+    ) -> None:
+        """Let ``guest`` in by ``deadline``, in the loop's time, or not at all; tell when it is here."""
         self._entry = entry
         self._guest = guest
         self._admit = admit
         self._deadline = deadline
+        self._on_connected = on_connected
         self._entrance: Entrance | None = None
         self._cause = Cause.CLIENT_CLOSED
         self._error: dict[str, object] = {}
@@ -88,6 +92,7 @@ class Threshold(asyncio.Protocol):
         """See asyncio."""
         # uvloop's is one in all but name.
         self.transport = cast("asyncio.Transport", transport)
+        self._on_connected()  # first, for nobody counts twice among those who wait
         keep_alive(transport)
         entry, guest = self._entry, self._guest
         ssl_object = transport.get_extra_info("ssl_object")
@@ -114,6 +119,7 @@ class Threshold(asyncio.Protocol):
         entrance = self._entrance
         if entrance is None or self.transport.is_closing():
             return
+        busy = entrance.pending or entrance.login.over  # a pause of its reads may come too late
         try:
             out = entrance.receive(data)
         except ProtocolError as error:
@@ -123,7 +129,8 @@ class Threshold(asyncio.Protocol):
         if self._entry.crowd.held_bytes > HELD_BYTES_MAX:
             self._end(Cause.TOO_MANY_WAITING)
             return
-        self._go_on(out)
+        if not busy:
+            self._go_on(out)
 
     def eof_received(self) -> bool:
         """Nobody who is not in yet may close by halves."""
@@ -234,6 +241,8 @@ class Threshold(asyncio.Protocol):
             return
         self._cause = cause
         self._error = fields
+        self._entrance = None  # and with it what was kept: the connection may take a while to end
+        self._count_held(0)
         self.transport.close()
         if self._timer is not None:
             self._timer.cancel()

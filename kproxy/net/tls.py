@@ -53,6 +53,9 @@ HANDSHAKE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 5.0
 """How long what is queued, and the other's farewell, is waited for when a connection is closed; asyncio waits 30."""
 
+RECORD_BYTES_MAX = 16 * 1024
+"""The most that a TLS record carries (RFC 8446, 5.1)."""
+
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _AUTH = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
@@ -88,6 +91,20 @@ class ClientSettings:
     verify: bool = True
 
 
+class _Object(ssl.SSLObject):
+    _sslobj: Any  # ssl's own; through super() a read of many small records would cost a fifth more
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401 - the names and types are ssl's
+        """See ssl.SSLObject; never ask for more than a record, of which OpenSSL gives one at a time.
+
+        uvloop and asyncio ask for 256 KiB each time, and Python makes room for all of it, to cut it off again. Measured
+        with an echo of 100 bytes: 40 microseconds of CPU this way, 100 that way; in bulk there is no difference.
+        """
+        if buffer is None:
+            return self._sslobj.read(min(len, RECORD_BYTES_MAX))
+        return self._sslobj.read(len, buffer)
+
+
 # A listener's.
 
 _accepted: ContextVar[socket.socket | None] = ContextVar("accepted", default=None)
@@ -107,7 +124,7 @@ def alerting(sock: socket.socket) -> Iterator[None]:
         _accepted.reset(token)
 
 
-class _ServerObject(ssl.SSLObject):
+class _ServerObject(_Object):
     """One connection's TLS, and the name that the client asked for."""
 
     asked: str | None = None
@@ -125,7 +142,7 @@ class _ServerObject(ssl.SSLObject):
             self._send_alert()
             if self.refused:
                 raise UnrecognizedName(self.asked) from None
-            if error.reason == "CALLBACK_FAILED":  # without the callback: Python could not decode the name for it
+            if getattr(error, "reason", None) == "CALLBACK_FAILED":  # Python could not decode the name for the callback
                 raise UnrecognizedName(None, unreadable=True) from None
             raise
         self.sock = self.outgoing = None
@@ -261,6 +278,7 @@ class ClientTls:
     def _make(self) -> tuple[ssl.SSLContext, Facts | None]:
         settings = self.settings
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslobject_class = _Object
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         if not settings.verify:

@@ -32,6 +32,8 @@ _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _KEY = b"PRIVATE KEY-----"
 _TOO_WEAK = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
+# The last is said of a key of another kind, RSA's for a certificate of P-256.
+_NOT_THIS_KEY = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 _READABLE_BY_OTHERS = 0o004
 
 
@@ -65,12 +67,10 @@ def load_chain(context: ssl.SSLContext, cert_file: File, key_file: File, key_pas
     try:
         # Without a password OpenSSL would ask for one at the terminal.
         context.load_cert_chain(cert_file, key_file, key_password or "")
-    except ssl.SSLError as error:
-        raise ConfigError(_why_no_chain(error.reason or "", cert_file, key_file, encrypted=encrypted)) from None
+    except OSError as error:  # of OpenSSL's, or a file that is gone again
+        raise ConfigError(_why_no_chain(_reason(error), cert_file, key_file, encrypted=encrypted)) from None
     except ValueError:  # of a password above 1,023 bytes; its text may stay unseen
         raise ConfigError(f"the key_password of {key_file} is longer than OpenSSL allows") from None
-    except OSError as error:
-        raise ConfigError(f"{cert_file} or {key_file} cannot be read: {error.strerror}") from None
     return facts
 
 
@@ -81,10 +81,8 @@ def load_authorities(context: ssl.SSLContext, path: File, what: str) -> None:
         raise ConfigError(f"the {what} {path} holds no certificate in PEM; {_instead(raw, _KEY, 'a key')}")
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError as error:
-        raise ConfigError(f"the {what} {path} is damaged: {_plain(error.reason)}") from None
     except OSError as error:
-        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the {what} {path} is damaged: {_plain(_reason(error))}") from None
 
 
 def _read(path: File, what: str) -> bytes:
@@ -105,7 +103,7 @@ def _instead(raw: bytes, mark: bytes, name: str) -> str:
 
 
 def _why_no_chain(reason: str, cert_file: File, key_file: File, *, encrypted: bool) -> str:
-    if reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"}:
+    if reason in _NOT_THIS_KEY:
         return f"the key in {key_file} is not the one of the certificate in {cert_file}"
     if reason in _TOO_WEAK:
         return f"the certificate in {cert_file} is too weak for OpenSSL: {_plain(reason)}"
@@ -114,8 +112,12 @@ def _why_no_chain(reason: str, cert_file: File, key_file: File, *, encrypted: bo
     return f"the chain in {cert_file} or the key in {key_file} is damaged: {_plain(reason)}"
 
 
-def _plain(reason: str | None) -> str:
-    return (reason or "unreadable").replace("_", " ").lower()
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or "unreadable"
+
+
+def _plain(reason: str) -> str:
+    return reason.replace("_", " ").lower()
 
 
 def _facts(pem: bytes, path: File) -> Facts:

@@ -97,7 +97,7 @@ def explain(error: BaseException, peer: str = "client") -> str:
         "closed": _CLOSED_CLIENT if peer == "client" else _CLOSED_BROKER,
     }
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
+        reason = getattr(error, "reason", None) or ""  # only what OpenSSL raises has one
         alert = _ALERT.fullmatch(reason)
         if alert:
             return f"the {peer} ended the TLS handshake: {_ALERTS.get(alert[1], _plain(alert[1]))}"

@@ -21,6 +21,7 @@ from kproxy.core.limits import Limits
 from kproxy.core.observed import Watch
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError
+from kproxy.net import tls
 from kproxy.net.link import ClusterLink
 from kproxy.net.listeners import Listener
 from kproxy.net.tasks import Tasks
@@ -193,6 +194,7 @@ def main() -> int:
     order: Order = pickle.load(sys.stdin.buffer)  # noqa: S301  from the supervisor, over a pipe of its own
     sys.stdin.close()
     log.configure(order.log_format, order.log_level)
+    tls.ignore_unreadable_names()
     sock = socket.socket(fileno=int(sys.argv[1]))
     with suppress(KeyboardInterrupt):
         return loop.run(_serve(order.config, sock))

@@ -154,3 +154,30 @@ class ProxyProcess:
         path.write_text(login[1], encoding="utf-8")
         path.chmod(0o600)
         return ["--username", login[0], "--password-file", str(path)]
+
+
+class ConfiguredProxy(ProxyProcess):
+    """A run with a configuration of its own, whatever listeners it has, and no Tap before it.
+
+    For TLS, whose bytes tell a Tap nothing; the other checks of ``finish`` are made all the same.
+
+    Args:
+        folder: For its output.
+        config: The file.
+        address: What it says that clients should use, of any of its listeners: then all are open.
+        arguments: More of the command line.
+    """
+
+    def __init__(self, folder: Path, config: Path, address: str, *arguments: str) -> None:
+        self.port = int(address.rpartition(":")[2])
+        self.tap = Tap(self.port, self.port, ports=0)
+        self.output = folder / f"kproxy-{self.port}.out"
+        self.log = folder / f"kproxy-{self.port}.log"
+        self._address = address
+        self._arguments = ["--config", str(config), *arguments]
+        self._child: GuardedProcess | None = None
+
+    @property
+    def address(self) -> str:
+        """See the class."""
+        return self._address

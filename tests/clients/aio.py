@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -14,6 +15,8 @@ from clients.records import Record
 
 T = TypeVar("T")
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 CALL_SECONDS = 60
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 
@@ -21,7 +24,10 @@ RECORD_BYTES_MAX = 8 * 1024 * 1024
 class AioProducer(Producer):
     """See Producer."""
 
-    def __init__(self, address: str, compression: str, transactional_id: str | None) -> None:
+    def __init__(
+        self, address: str, compression: str, transactional_id: str | None, more: Mapping[str, Any] = NOTHING
+    ) -> None:
+        self._more = more
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="aiokafka", daemon=True)
         self._thread.start()
@@ -40,6 +46,7 @@ class AioProducer(Producer):
             transactional_id=transactional_id,
             max_request_size=RECORD_BYTES_MAX,
             linger_ms=5,
+            **self._more,
         )
         try:
             await producer.start()
@@ -129,6 +136,7 @@ class AioMember(Member):
             fetch_max_wait_ms=100,
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
+            **self.settings,
         )
         try:
             await consumer.start()
@@ -146,17 +154,21 @@ class AioMember(Member):
 
 
 class Aio:
-    """See Library."""
+    """See Library; ``settings``: more of its own."""
 
     name = "aiokafka"
     codecs = ("none", "gzip")
 
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
     def producer(self, address: str, *, compression: str = "none", transactional_id: str | None = None) -> AioProducer:
         """See Library."""
-        return AioProducer(address, compression, transactional_id)
+        return AioProducer(address, compression, transactional_id, self._settings)
 
     def member(
         self, address: str, topic: str, partitions: int, *, group: str | None = None, read_committed: bool = False
     ) -> AioMember:
         """See Library."""
-        return AioMember(address, topic, partitions, group=group, read_committed=read_committed)
+        more = self._settings
+        return AioMember(address, topic, partitions, group=group, read_committed=read_committed, settings=more)

@@ -1,11 +1,15 @@
 """confluent-kafka (librdkafka) in the tests' shape."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import confluent_kafka as ck
 
 from clients.library import HEARTBEAT_MS, SESSION_MS, Acked, Member, Producer
 from clients.records import Record
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 FLUSH_SECONDS = 60
 RECORD_BYTES_MAX = 8 * 1024 * 1024
@@ -16,7 +20,9 @@ BATCH_BYTES = 64 * 1024
 class ConfluentProducer(Producer):
     """See Producer."""
 
-    def __init__(self, address: str, compression: str, transactional_id: str | None) -> None:
+    def __init__(
+        self, address: str, compression: str, transactional_id: str | None, more: Mapping[str, Any] = NOTHING
+    ) -> None:
         settings: dict[str, Any] = {
             "bootstrap.servers": address,
             "enable.idempotence": True,
@@ -25,6 +31,7 @@ class ConfluentProducer(Producer):
             "batch.size": BATCH_BYTES,
             "linger.ms": 5,
             "log_level": 0,
+            **more,
         }
         if transactional_id is not None:
             settings["transactional.id"] = transactional_id
@@ -88,6 +95,7 @@ class ConfluentMember(Member):
                 "session.timeout.ms": SESSION_MS,
                 "heartbeat.interval.ms": HEARTBEAT_MS,
                 "log_level": 0,
+                **self.settings,
             }
         )
         try:
@@ -107,19 +115,23 @@ class ConfluentMember(Member):
 
 
 class Confluent:
-    """See Library."""
+    """See Library; ``settings``: more of its own, by their names with _ for the dots."""
 
     name = "confluent-kafka"
     codecs = ("none", "gzip", "snappy", "lz4", "zstd")
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = {key.replace("_", "."): value for key, value in settings.items()}
 
     def producer(
         self, address: str, *, compression: str = "none", transactional_id: str | None = None
     ) -> ConfluentProducer:
         """See Library."""
-        return ConfluentProducer(address, compression, transactional_id)
+        return ConfluentProducer(address, compression, transactional_id, self._settings)
 
     def member(
         self, address: str, topic: str, partitions: int, *, group: str | None = None, read_committed: bool = False
     ) -> ConfluentMember:
         """See Library."""
-        return ConfluentMember(address, topic, partitions, group=group, read_committed=read_committed)
+        more = self._settings
+        return ConfluentMember(address, topic, partitions, group=group, read_committed=read_committed, settings=more)

@@ -1,9 +1,15 @@
 """kafka-python in the tests' shape."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from clients.library import HEARTBEAT_MS, SESSION_MS, Acked, Member, Producer
 from clients.records import Record
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 FLUSH_SECONDS = 60
 RECORD_BYTES_MAX = 8 * 1024 * 1024
@@ -12,7 +18,9 @@ RECORD_BYTES_MAX = 8 * 1024 * 1024
 class KafkaPythonProducer(Producer):
     """See Producer."""
 
-    def __init__(self, address: str, compression: str, transactional_id: str | None) -> None:
+    def __init__(
+        self, address: str, compression: str, transactional_id: str | None, more: Mapping[str, Any] = NOTHING
+    ) -> None:
         self._producer = KafkaProducer(
             bootstrap_servers=address,
             acks="all",
@@ -21,6 +29,7 @@ class KafkaPythonProducer(Producer):
             transactional_id=transactional_id,
             max_request_size=RECORD_BYTES_MAX,
             linger_ms=5,
+            **more,
         )
         if transactional_id is not None:
             self._producer.init_transactions()
@@ -68,6 +77,7 @@ class KafkaPythonMember(Member):
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             consumer_timeout_ms=100,
+            **self.settings,
         )
         try:
             if self.group is None:
@@ -84,19 +94,23 @@ class KafkaPythonMember(Member):
 
 
 class KafkaPython:
-    """See Library."""
+    """See Library; ``settings``: more of its own."""
 
     name = "kafka-python"
     codecs = ("none", "gzip")
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
 
     def producer(
         self, address: str, *, compression: str = "none", transactional_id: str | None = None
     ) -> KafkaPythonProducer:
         """See Library."""
-        return KafkaPythonProducer(address, compression, transactional_id)
+        return KafkaPythonProducer(address, compression, transactional_id, self._settings)
 
     def member(
         self, address: str, topic: str, partitions: int, *, group: str | None = None, read_committed: bool = False
     ) -> KafkaPythonMember:
         """See Library."""
-        return KafkaPythonMember(address, topic, partitions, group=group, read_committed=read_committed)
+        more = self._settings
+        return KafkaPythonMember(address, topic, partitions, group=group, read_committed=read_committed, settings=more)

@@ -6,9 +6,9 @@ raised where the test waits for it.
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from clients.records import END, Record, ends
 from kproxy.testing.waiting import wait_until
@@ -69,6 +69,7 @@ class Member(ABC):
         partitions: How many it has.
         group: The consumer group that it is a member of; None: of none, it takes all partitions.
         read_committed: Leave out what was aborted.
+        settings: More of the library's own.
 
     Attributes:
         records: What it was given, in that order; the ENDs of partitions apart.
@@ -77,8 +78,16 @@ class Member(ABC):
     """
 
     def __init__(
-        self, address: str, topic: str, partitions: int, *, group: str | None = None, read_committed: bool = False
+        self,
+        address: str,
+        topic: str,
+        partitions: int,
+        *,
+        group: str | None = None,
+        read_committed: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        self.settings = dict(settings or {})
         self.address = address
         self.topic = topic
         self.partitions = range(partitions)

@@ -4,9 +4,15 @@ import json
 import re
 from typing import Any
 
+from kproxy.config.base import Model
 from kproxy.config.limits import KINDS, LeakyBucket, Limit, Match
-from kproxy.config.model import Config, Listener
+from kproxy.config.model import Cluster, Config, Listener
+from kproxy.config.oauth import ClientOauth, UpstreamOauth
+from kproxy.config.sasl import ClientSasl, Sasl
 from kproxy.config.schema import schema
+from kproxy.config.tls import ClusterTls, ListenerTls
+
+DOORS: tuple[type[Model], ...] = (Cluster, ListenerTls, ClusterTls, ClientSasl, Sasl, ClientOauth, UpstreamOauth)
 
 
 def test_the_schema_knows_every_key_and_explains_it() -> None:
@@ -14,12 +20,15 @@ def test_the_schema_knows_every_key_and_explains_it() -> None:
     text = json.dumps(schema())
     # Kafka has a DescribeCluster and DescribeConfigs, so only whole names tell.
     names = "Config|Cluster|Listener|Sasl|Limit|LeakyBucket|FixedWindow|Concurrency|Connections|Match|HostPort"
+    names += "".join(f"|{model.__name__}" for model in DOORS)
     assert not re.search(rf'"title": "(?!kproxy configuration)|["/]({names})"', text)
     assert set(schema()["properties"]) == set(Config.model_fields)
     listener = schema()["$defs"]["listener"]
     assert set(listener["properties"]) == set(Listener.model_fields)
     assert listener["required"] == ["bind"]
-    for name, model in (("limit", Limit), ("leaky_bucket", LeakyBucket), ("match", Match)):
+    models: tuple[type[Model], ...] = (Limit, LeakyBucket, Match, *DOORS)
+    for model in models:
+        name = re.sub("(?<=[a-z])(?=[A-Z])", "_", model.__name__).lower()
         assert set(schema()["$defs"][name]["properties"]) == set(model.model_fields)
     for part in (schema(), *schema()["$defs"].values()):
         assert part["additionalProperties"] is False

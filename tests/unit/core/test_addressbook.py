@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.core.addressbook import HOSTS_MAX, PORT_MAX, AddressBook, PortLayout, SingleLayout
+from kproxy.core.addressbook import HOSTS_MAX, PORT_MAX, AddressBook, NameLayout, PortLayout, SingleLayout
 
 PORTS = st.integers(1, PORT_MAX)
 
@@ -58,6 +58,51 @@ def test_single() -> None:
     layout = SingleLayout(19092)
     assert layout.address(7, "kp-{node}.example") == ("kp-7.example", 19092)
     assert layout.address(7, "kp.example") == ("kp.example", 19092)
+
+
+NAMES = NameLayout("B{node}.kafka.example.com", "Kafka.example.com", 19092)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "node_id"),
+    [
+        ("b0.kafka.example.com", True, 0),
+        ("B17.KAFKA.example.com.", True, 17),
+        ("b2147483647.kafka.example.com", True, 2**31 - 1),
+        ("kafka.example.com", True, None),
+        ("KAFKA.example.com.", True, None),
+        ("b.kafka.example.com", False, None),
+        ("b-1.kafka.example.com", False, None),
+        ("b\u0661.kafka.example.com", False, None),
+        ("b\u00b2.kafka.example.com", False, None),
+        ("b12345678901.kafka.example.com", False, None),
+        ("b1.kafka.example.com.evil.com", False, None),
+        ("xb1.kafka.example.com", False, None),
+        ("b1.x.kafka.example.com", False, None),
+        ("example.com", False, None),
+        ("", False, None),
+        (None, False, None),
+    ],
+)
+def test_names(name: str | None, *, known: bool, node_id: int | None) -> None:
+    """A server name leads to the broker in it, the bootstrap name to any, and all others nowhere."""
+    assert NAMES.knows(name) is known
+    assert NAMES.node_of(name or "") == node_id
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_a_name_leads_back(node_id: int) -> None:
+    """The name that clients are given for a node, whatever host they know us by, leads to that node."""
+    address = NAMES.address(node_id, "10.0.0.1")
+    assert address == (f"B{node_id}.kafka.example.com", 19092)
+    assert NAMES.node_of(address[0]) == node_id
+
+
+@pytest.mark.parametrize("name", ["a", "aa", "a1a", "a-1a"])
+def test_a_name_shorter_than_its_pattern(name: str) -> None:
+    """What stands before and behind the number does not overlap."""
+    layout = NameLayout("a{node}a", "kafka", 9092)
+    assert layout.node_of(name) == (1 if name == "a1a" else None)
 
 
 def test_book() -> None:

@@ -1,0 +1,477 @@
+"""Doors: from the configuration and its files to TLS, mechanisms and credentials, at the start and as files change."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from kproxy.config.model import Config
+from kproxy.config.users import changing
+from kproxy.config.values import Surroundings
+from kproxy.core.acceptor import Accepted, Identity, Refused, Step, Work
+from kproxy.core.addressbook import Layout, NameLayout, PortLayout, SingleLayout
+from kproxy.core.credentials import HASHES, User, derive
+from kproxy.core.oauthbearer import Initial, Oauthbearer, build_initial
+from kproxy.core.sasl import Mechanism, Plain
+from kproxy.core.scram import Scram
+from kproxy.errors import AuthError, ConfigError
+from kproxy.net.tasks import Tasks
+from kproxy.service import doors as doors_module
+from kproxy.service.doors import Doors
+from kproxy.service.layouts import layout, name_layout
+from kproxy.testing.certificates import Authority
+from kproxy.testing.oidc import TokenIssuer
+
+DEADLINE_SECONDS = 30.0
+
+Data = dict[str, Any]
+
+OWN: Data = {"username": "kp", "password": "hunter2"}
+
+
+class Files:
+    """A folder with what a configuration may name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.users = folder / "users.yaml"
+
+    def add(self, name: str, password: str, *groups: str) -> None:
+        """Write a user into the users file."""
+        credentials = {mechanism: derive(password, mechanism, 4096) for mechanism in HASHES}
+        with changing(self.users, create=True) as file:
+            file.users[name] = User(name, credentials, frozenset(groups))
+
+    def certificates(self, authority: Authority | None = None) -> Authority:
+        """Write c.pem, c.key and ca.pem."""
+        authority = authority or Authority()
+        authority.server("kafka.example.com").write(self.folder, "c")
+        authority.write(self.folder, "ca")
+        return authority
+
+    def config(self, cluster: Data | None = None, **listeners: Data) -> Config:
+        """Make a configuration of one cluster."""
+        ports = iter(range(9100, 9900, 100))
+        data = {
+            "clusters": {"main": {"bootstrap": ["k:1"], **(cluster or {})}},
+            "listeners": {
+                name: {"bind": f"127.0.0.1:{next(ports)}", **entry}
+                for name, entry in (listeners or {"open": {}}).items()
+            },
+        }
+        return Config.model_validate(data, context=Surroundings({}, self.folder))
+
+    def doors(self, cluster: Data | None = None, **listeners: Data) -> Doors:
+        """Make Doors of that."""
+        return Doors(self.config(cluster, **listeners))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """An empty folder."""
+    return Files(tmp_path)
+
+
+def client_sasl(*mechanisms: str, **more: Any) -> Data:
+    """Make a listener whose clients log in."""
+    return {
+        "sasl": {"mechanisms": list(mechanisms), "users_file": "users.yaml", **more},
+        "tls": {"cert_file": "c.pem", "key_file": "c.key"},
+    }
+
+
+def finished(step: Step) -> Step:
+    """Do the work of a step."""
+    return step.run() if isinstance(step, Work) else step
+
+
+def by_plain(doors: Doors, listener: str, name: str, password: str) -> Step:
+    """Log in at a listener."""
+    terms = doors.terms(listener)
+    assert terms is not None
+    return finished(terms.mechanisms["PLAIN"].session().respond(f"\0{name}\0{password}".encode()))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not true():  # noqa: ASYNC110  what threads do is seen by looking
+            await asyncio.sleep(0.01)
+
+
+# What there is.
+
+
+def test_nothing_is_asked_for(files: Files) -> None:
+    """Without TLS and logins there is none of either, and kproxy does not log in."""
+    doors = files.doors()
+    assert (doors.server_tls("open"), doors.client_tls("main"), doors.terms("open")) == (None, None, None)
+    assert doors.principal_of("open") is None
+    assert doors.own_mechanism("main") is None
+    assert doors.mechanism_for("main")(Identity("User:alice")) is None
+    assert list(doors.doubts()) == []
+
+
+def test_terms_per_listener(files: Files) -> None:
+    """Each listener has its mechanisms, in their order, its users and its lifetime."""
+    files.certificates()
+    files.add("alice", "wonderland", "team")
+    files.users.rename(files.folder / "others.yaml")
+    files.add("bob", "builder")
+    doors = files.doors(
+        plain=client_sasl("SCRAM-SHA-256", "PLAIN", session_lifetime="1h"),
+        scram=client_sasl("SCRAM-SHA-512", users_file="others.yaml"),
+        others=client_sasl("PLAIN", users_file="others.yaml"),
+        open={},
+    )
+    plain, scram = doors.terms("plain"), doors.terms("scram")
+    assert plain is not None
+    assert scram is not None
+    assert (list(plain.mechanisms), plain.session_lifetime_seconds) == (["SCRAM-SHA-256", "PLAIN"], 3600)
+    assert (list(scram.mechanisms), scram.session_lifetime_seconds) == (["SCRAM-SHA-512"], 0)
+    assert (plain.judged_upstream, doors.terms("open")) == (False, None)
+    assert isinstance(by_plain(doors, "plain", "bob", "builder"), Accepted)
+    assert isinstance(by_plain(doors, "plain", "alice", "wonderland"), Refused)
+    accepted = by_plain(doors, "others", "alice", "wonderland")
+    assert isinstance(accepted, Accepted)
+    assert accepted.identity == Identity("User:alice", frozenset({"team"}))
+    assert list(doors._users) == [files.folder / "users.yaml", files.folder / "others.yaml"]
+
+
+def test_passed_through(files: Files) -> None:
+    """With passthrough everybody is taken at their word, to be judged upstream, where their own password is used."""
+    files.certificates()
+    listener = client_sasl("PLAIN")
+    del listener["sasl"]["users_file"]
+    doors = files.doors({"passthrough": "plain", "sasl": OWN}, passed=listener)
+    terms = doors.terms("passed")
+    assert terms is not None
+    assert terms.judged_upstream
+    step = by_plain(doors, "passed", "alice", "wonderland")
+    assert isinstance(step, Accepted)
+    assert doors.mechanism_for("main")(step.identity) == Plain("alice", "wonderland")
+    assert doors.mechanism_for("main")(Identity("User:nobody")) == Plain("nobody", "")
+    assert doors.own_mechanism("main") == Plain("kp", "hunter2")
+
+
+def test_tokens_of_clients(files: Files) -> None:
+    """OAUTHBEARER is checked against the keys of a file, which are read before anything is served."""
+    with TokenIssuer() as issuer:
+        issuer.write_jwks(files.folder / "keys.json")
+        oauth = {"jwks_file": "keys.json", "issuer": issuer.url, "audience": "kafka"}
+        doors = files.doors(tokens={"sasl": {"mechanisms": ["OAUTHBEARER"], "oauth": oauth}})
+        terms = doors.terms("tokens")
+        assert terms is not None
+        good, bad = issuer.mint("alice"), issuer.mint("alice", aud="other")
+        said = [
+            finished(terms.mechanisms["OAUTHBEARER"].session().respond(build_initial(Initial(token))))
+            for token in (good, bad)
+        ]
+    assert isinstance(said[0], Accepted)
+    assert said[0].identity.principal == "User:alice"
+    assert isinstance(said[1], Refused)
+
+
+def test_keys_at_an_address(files: Files) -> None:
+    """An issuer that is down for a moment does not keep kproxy down: nothing is fetched before the start."""
+    oauth = {"jwks_url": "http://127.0.0.1:1/jwks", "issuer": "i", "audience": "a"}
+    doors = files.doors(tokens={"sasl": {"mechanisms": ["OAUTHBEARER"], "oauth": oauth}})
+    terms = doors.terms("tokens")
+    assert terms is not None
+    assert list(terms.mechanisms) == ["OAUTHBEARER"]
+
+
+@pytest.mark.parametrize("client_auth", ["none", "optional", "required"])
+def test_principals_of_certificates(files: Files, client_auth: str) -> None:
+    """A certificate names its client by the listener's rules, where one is asked for."""
+    files.certificates()
+    tls: Data = {"cert_file": "c.pem", "key_file": "c.key", "client_auth": client_auth}
+    if client_auth != "none":
+        tls |= {"client_ca_file": "ca.pem", "principal_rules": ["RULE:^CN=([^,]*).*$/$1/L"]}
+    doors = files.doors(public={"tls": tls})
+    assert doors.server_tls("public") is not None
+    principal_of = doors.principal_of("public")
+    if client_auth == "none":
+        assert principal_of is None
+    else:
+        assert principal_of is not None
+        assert principal_of({"subject": ((("commonName", "Alice"),),)}) == "User:alice"
+        assert principal_of(None) == "User:ANONYMOUS"
+
+
+SNI: Data = {"addressing": "sni", "advertise": "b{node}.x:9093", "bootstrap_name": "kafka.x"}
+
+
+def test_names(files: Files) -> None:
+    """With addressing sni a listener's TLS knows the names of its brokers and its bootstrap name, and no others."""
+    files.certificates()
+    tls = files.doors(names=SNI | {"tls": {"cert_file": "c.pem", "key_file": "c.key"}}).server_tls("names")
+    assert tls is not None
+    assert tls._names is not None
+    assert [tls._names(name) for name in ("b3.x", "kafka.x", "other", None)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("entries", "made", "address"),
+    [
+        ({}, PortLayout(9100, 9100), ("kp", 9104)),
+        (
+            {"advertise": "k.x:19100", "broker_ports": {3: 9500}},
+            PortLayout(9100, 19100, None, {3: 9500}),
+            ("kp", 19500),
+        ),
+        ({"addressing": "single"}, SingleLayout(9100), ("kp", 9100)),
+        ({"addressing": "single", "advertise": "k.x:19100"}, SingleLayout(19100), ("kp", 19100)),
+        (SNI, NameLayout("b{node}.x", "kafka.x", 9093), ("b3.x", 9093)),
+    ],
+)
+def test_layouts(files: Files, entries: Data, made: Layout, address: tuple[str, int]) -> None:
+    """What clients are told of a listener's brokers follows from its configuration alone, whatever is in its files."""
+    tls = {"tls": {"cert_file": "no.pem", "key_file": "no.key"}} if entries is SNI else {}
+    listener = files.config(one=entries | tls).listeners["one"]
+    assert layout(listener) == made
+    assert layout(listener).address(3, "kp") == address
+    assert name_layout(listener) == (made if isinstance(made, NameLayout) else None)
+
+
+# Whose identity.
+
+TEAM = {"mechanism": "SCRAM-SHA-256", "username": "t", "password": "p"}
+ALICE = {"username": "a", "password": "p"}
+DEFAULT = {"mechanism": "SCRAM-SHA-512", "username": "d", "password": "p"}
+
+
+@pytest.mark.parametrize(
+    ("user", "found"),
+    [
+        ("alice", Plain("a", "p")),
+        ("team-1", Scram("t", "p", "SCRAM-SHA-256")),
+        ("team-", Scram("t", "p", "SCRAM-SHA-256")),
+        ("team-9", Plain("nine", "p")),
+        ("bob", Scram("d", "p", "SCRAM-SHA-512")),
+        ("ALICE", Scram("d", "p", "SCRAM-SHA-512")),
+        ("default", Scram("d", "p", "SCRAM-SHA-512")),
+        ("ANONYMOUS", Scram("d", "p", "SCRAM-SHA-512")),
+    ],
+)
+def test_mapped_credentials(files: Files, user: str, found: Mechanism) -> None:
+    """A client's own name goes first, wherever it stands; then the first pattern that fits, then the default."""
+    nine = {"username": "nine", "password": "p"}
+    credentials = {"team-*": TEAM, "t*": ALICE, "alice": ALICE, "team-9": nine, "default": DEFAULT}
+    doors = files.doors({"credentials": credentials, "sasl": OWN})
+    assert doors.mechanism_for("main")(Identity(f"User:{user}")) == found
+    assert doors.own_mechanism("main") == Plain("kp", "hunter2")
+
+
+def test_clients_without_credentials(files: Files) -> None:
+    """Without a default the cluster's own login is it; without that there is no way, and the error names the client."""
+    doors = files.doors({"credentials": {"alice": ALICE}, "sasl": OWN})
+    assert doors.mechanism_for("main")(Identity("User:bob")) == Plain("kp", "hunter2")
+    doors = files.doors({"credentials": {"alice": ALICE}})
+    assert doors.mechanism_for("main")(Identity("User:alice")) == Plain("a", "p")
+    with pytest.raises(AuthError, match="there are no credentials at the brokers for User:bob"):
+        doors.mechanism_for("main")(Identity("User:bob"))
+
+
+def test_one_login_for_all(files: Files) -> None:
+    """Without credentials everybody's connections log in as kproxy."""
+    doors = files.doors({"sasl": OWN | {"mechanism": "SCRAM-SHA-512"}})
+    assert doors.mechanism_for("main")(Identity("User:alice")) == Scram("kp", "hunter2", "SCRAM-SHA-512")
+
+
+# What is wrong.
+
+
+def test_all_mistakes_are_told_at_once(files: Files) -> None:
+    """Whatever files are missing or no good, one run tells each with the place that names it, and no secret."""
+    files.certificates()
+    (files.folder / "users.yaml").write_text("users: {alice: {zoo: hunter2}, bob: {}}\n")
+    (files.folder / "keys.json").write_text("{}")
+    (files.folder / "bad.pem").write_text("hunter2")
+    oauth = {"jwks_file": "keys.json", "issuer": "i", "audience": "a"}
+    token = {"token_url": "https://x/", "client_id": "c", "client_secret": "hunter2", "ca_file": "bad.pem"}
+    config = files.config(
+        {
+            "tls": {"ca_file": "no.pem"},
+            "sasl": {"mechanism": "OAUTHBEARER", "oauth": token},
+            "credentials": {"team-*": {"mechanism": "OAUTHBEARER", "oauth": token | {"ca_file": "no.pem"}}},
+        },
+        users=client_sasl("PLAIN", "SCRAM-SHA-512"),
+        tokens={"sasl": {"mechanisms": ["OAUTHBEARER"], "oauth": oauth}},
+        tls={"tls": {"cert_file": "bad.pem", "key_file": "c.key"}},
+    )
+    with pytest.raises(ConfigError) as caught:
+        Doors(config)
+    lines = str(caught.value).splitlines()
+    assert "hunter2" not in str(caught.value)
+    assert [line.split(": ")[0] for line in lines] == [
+        "clusters.main.sasl.oauth",
+        "clusters.main.credentials.team-*.oauth",
+        "clusters.main.tls",
+        "listeners.users.sasl.users_file",
+        "listeners.users.sasl.users_file",
+        "listeners.tokens.sasl.oauth",
+        "listeners.tls.tls",
+    ]
+    assert "users.yaml:1:17: users.alice.zoo: unknown key" in lines[3]
+    assert "no.pem" in lines[2]
+
+
+def test_a_missing_users_file(files: Files) -> None:
+    """A listener whose users file is not there is refused with its path."""
+    files.certificates()
+    with pytest.raises(ConfigError) as caught:
+        files.doors(users=client_sasl("PLAIN"))
+    assert (
+        str(caught.value)
+        == f"listeners.users.sasl.users_file: {files.users}: cannot be read: No such file or directory"
+    )
+
+
+def test_doubts(files: Files) -> None:
+    """What works and should be known is told: secrets that others can read, brokers that are not verified."""
+    files.certificates()
+    files.add("alice", "wonderland")
+    listener = client_sasl("PLAIN")
+    assert list(files.doors(users=listener).doubts()) == []
+    files.users.chmod(0o644)
+    (files.folder / "c.key").chmod(0o644)
+    key, verify, users = files.doors({"tls": {"verify": False}}, users=listener).doubts()
+    assert key.startswith("listeners.users.tls: ")
+    assert verify.startswith("clusters.main.tls: ")
+    assert users == f"the users file {files.users} can be read by everybody; chmod 600 it"
+
+
+# As files change.
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at users files all the time."""
+    monkeypatch.setattr(doors_module, "LOOK_SECONDS", 0.01)
+
+
+def told(logs: Sequence[Mapping[str, Any]], errors: int) -> bool:
+    """Whether so many errors have been logged."""
+    return [log["log_level"] for log in logs].count("error") == errors
+
+
+@pytest.mark.usefixtures("quick")
+async def test_users_are_read_again(files: Files) -> None:
+    """A users file that changes counts at the next login; a bad or missing one is told once, and changes nothing."""
+    files.certificates()
+    files.add("alice", "wonderland")
+    doors = files.doors(users=client_sasl("PLAIN"))
+    tasks = Tasks()
+    with capture_logs() as logs:
+        await doors.start(tasks)
+        try:
+            assert doors.executor is not None
+            assert isinstance(by_plain(doors, "users", "bob", "builder"), Refused)
+            files.add("bob", "builder")
+            await until(lambda: isinstance(by_plain(doors, "users", "bob", "builder"), Accepted))
+            for number in (1, 2):
+                if number == 1:
+                    files.users.write_text("users: {bob: [hunter2]}")
+                else:
+                    files.users.unlink()
+                await until(partial(told, logs, number))
+                assert isinstance(by_plain(doors, "users", "bob", "builder"), Accepted)
+            files.add("carol", "changes")
+            await until(lambda: isinstance(by_plain(doors, "users", "carol", "changes"), Accepted))
+            assert isinstance(by_plain(doors, "users", "bob", "builder"), Refused)
+        finally:
+            await tasks.close()
+    events = [(log["event"], log["log_level"]) for log in logs]
+    again = ("users file read again", "info")
+    bad = ("users file is no good; those that were read before stay", "error")
+    assert [event for event, after in zip(events, [*events[1:], None], strict=True) if event != after] == [
+        again,
+        bad,
+        again,
+    ]
+    assert events.count(bad) == 2
+    assert "hunter2" not in str(logs)
+
+
+async def test_certificates_are_read_again(files: Files) -> None:
+    """New certificates are taken up, on both sides, with what is to be said of them; bad ones leave the old in use."""
+    authority = files.certificates()
+    tls = {"cert_file": "c.pem", "key_file": "c.key", "reload_interval": "10ms"}
+    doors = files.doors({"tls": {"ca_file": "ca.pem", "reload_interval": "10ms"}}, public={"tls": tls})
+    server, client = doors.server_tls("public"), doors.client_tls("main")
+    assert server is not None
+    assert client is not None
+    first = (server.context, client.context)
+    tasks = Tasks()
+    with capture_logs() as logs:
+        await doors.start(tasks)
+        try:
+            (files.folder / "c.pem").write_text("hunter2")
+            await until(lambda: told(logs, 1))
+            assert (server.context, client.context) == first
+            authority.server("kafka.example.com", expired=True).write(files.folder, "c")
+            authority.write(files.folder, "ca")
+            await until(lambda: server.context is not first[0] and client.context is not first[1])
+            await until(lambda: len({log["whose"] for log in logs if log["event"] == "TLS files read again"}) == 2)
+        finally:
+            await tasks.close()
+    assert any(log["log_level"] == "warning" and "expired" in log["event"] for log in logs)
+    error = next(log for log in logs if log["log_level"] == "error")
+    assert (error["event"], error["whose"]) == (
+        "new TLS files are no good; the old ones stay in use",
+        "listener public",
+    )
+    assert "hunter2" not in str(logs)
+
+
+async def test_keys_are_fetched(files: Files) -> None:
+    """The keys at an address are fetched from the start on, so that tokens are good soon after."""
+    with TokenIssuer() as issuer:
+        oauth = {"jwks_url": issuer.jwks_url, "issuer": issuer.url, "audience": "kafka"}
+        doors = files.doors(tokens={"sasl": {"mechanisms": ["OAUTHBEARER"], "oauth": oauth}})
+        terms = doors.terms("tokens")
+        assert terms is not None
+        token = build_initial(Initial(issuer.mint("alice")))
+        tasks = Tasks()
+        try:
+            await doors.start(tasks)
+            await until(lambda: isinstance(terms.mechanisms["OAUTHBEARER"].session().respond(token), Accepted))
+        finally:
+            await tasks.close()
+
+
+async def test_a_start_waits_for_a_token(files: Files) -> None:
+    """A start returns once there is a token for the brokers, which later logins then have."""
+    with TokenIssuer(clients={"kp": "hunter2"}) as issuer:
+        token = {"token_url": issuer.token_url, "client_id": "kp", "client_secret": "hunter2", "extensions": {"a": "b"}}
+        doors = files.doors({"sasl": {"mechanism": "OAUTHBEARER", "oauth": token}})
+        own = doors.own_mechanism("main")
+        assert isinstance(own, Oauthbearer)
+        with pytest.raises(AuthError, match="no token for the brokers yet"):
+            own.session().first()
+        tasks = Tasks()
+        try:
+            await doors.start(tasks)
+            assert b"auth=Bearer ey" in own.session().first()
+            assert own.extensions == {"a": "b"}
+        finally:
+            await tasks.close()
+
+
+async def test_a_start_does_not_wait_for_ever(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a token a start goes on after a while, and the log says why there is none."""
+    monkeypatch.setattr(doors_module, "TOKEN_SECONDS", 0.2)
+    doors = files.doors({"sasl": {"mechanism": "OAUTHBEARER", "oauth": {"token_file": "token"}}})
+    tasks = Tasks()
+    with capture_logs() as logs:
+        try:
+            await doors.start(tasks)
+        finally:
+            await tasks.close()
+    assert doors.executor is None
+    assert [log["event"] for log in logs] == ["no new token for the brokers"]
