@@ -36,17 +36,24 @@ LEVELS = get_args(log.LogLevel)
 @click.option("--username", metavar="NAME", help="User to log in to Kafka as; also KPROXY_USERNAME.")
 @click.option("--password-file", metavar="FILE", help="File with that user's password; also KPROXY_PASSWORD itself.")
 @click.option("--mechanism", type=click.Choice(["PLAIN"]), help="SASL mechanism of the login (default PLAIN).")
+@click.option("--workers", metavar="N", type=int, help="Processes that serve clients (default 1).")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="Default: console on a terminal, else json.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-def run(config: Path | None, log_format: log.LogFormat | None, log_level: log.LogLevel, **flags: str | None) -> int:
+def run(
+    config: Path | None,
+    workers: int | None,
+    log_format: log.LogFormat | None,
+    log_level: log.LogLevel,
+    **flags: str | None,
+) -> int:
     """Serve Kafka clients.
 
     Give --listen and --bootstrap, or --config. Beside a file, --listen, --advertise and --addressing set its only
-    listener, the others its only cluster.
+    listener, --workers is for all of it, the others set its only cluster.
     """
-    loaded = from_flags(Flags(**flags), config)
+    loaded = from_flags(Flags(**flags, workers=workers), config)
     log_format = log_format or log.default_format()
     log.configure(log_format, log_level)
     logger = structlog.get_logger("kproxy.config")

@@ -122,6 +122,9 @@ class Listener(Model):
     """How many connections may wait in the kernel to be accepted."""
 
 
+Workers = Annotated[int, Field(strict=True, ge=1, le=64)]
+
+
 class Config(Model):
     """All that kproxy is told: the clusters behind it, the listeners before it, what clients may do."""
 
@@ -132,6 +135,9 @@ class Config(Model):
     # Each request is held against every limit, so even a hundred are many.
     limits: Annotated[tuple[Limit, ...], Field(max_length=100)] = ()
     """How much clients may do; a request must pass all that match it."""
+    # As nginx's worker_processes. Each has a memory of its own, so more than there are cores only cost.
+    workers: Workers = 1
+    """How many processes serve clients; limits hold for all of them together."""
     # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
     drain_timeout: Duration = written("30s")
     """How long a stop waits for what is in flight."""

@@ -26,6 +26,7 @@ from kproxy.net.link import ClusterLink, Opened
 from kproxy.net.relay import ClientSide, Shared
 from kproxy.net.routed import RoutedClientSide, Routing
 from kproxy.net.tasks import Tasks
+from kproxy.net.turns import Acceptor, Turns
 
 _log = structlog.get_logger(__name__)
 
@@ -62,16 +63,22 @@ class Listener:
     """One listener of one cluster. ``open`` it once the link is ready."""
 
     def __init__(
-        self, settings: ListenerSettings, link: ClusterLink, sockets: SocketSource, limits: Limits | None = None
+        self,
+        settings: ListenerSettings,
+        link: ClusterLink,
+        sockets: SocketSource,
+        limits: Limits | None = None,
+        turns: Turns | None = None,
     ) -> None:
-        """Prepare a listener; nothing is open yet."""
+        """Prepare a listener; nothing is open yet. ``turns``: among the processes that share its sockets."""
         self.settings = settings
         self._limits = limits
+        self._turns = turns
         self.tally = Tally()
         self._link = link
         self._sockets = sockets
         self._tasks = Tasks()
-        self._servers: dict[int | None, asyncio.Server] = {}
+        self._acceptors: dict[int | None, Acceptor] = {}
         self._unmappable: set[int] = set()
         single = settings.addressing == "single"
         layout = SingleLayout(settings.advertised_port) if single else settings.layout
@@ -105,6 +112,7 @@ class Listener:
             open_broker=self._open_broker,
             advertised_host=settings.advertised_host,
             limits=self._limits,
+            turns=self._turns,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
             tasks=self._tasks,
@@ -116,7 +124,7 @@ class Listener:
         self._tasks.spawn(f"sweep {settings.name}", self._sweep())
 
     async def _open_port(self, node_id: int | None) -> None:
-        if node_id in self._servers:
+        if node_id in self._acceptors:
             return
         settings = self.settings
         port = settings.bind_port if node_id is None else settings.layout.bind_port_of(node_id)
@@ -132,15 +140,26 @@ class Listener:
                 )
             return
         sock = await self._sockets(settings.name, node_id, port)
-        loop = asyncio.get_running_loop()
         shared = self._shared
         assert shared is not None  # noqa: S101  open() has made it
         routing = self._routing
 
-        def accept() -> ClientSide:
+        def admit() -> ClientSide:
             return ClientSide(shared, node_id) if routing is None else RoutedClientSide(shared, routing)
 
-        self._servers[node_id] = await loop.create_server(accept, sock=sock, backlog=settings.backlog)
+        def arrived(conn: socket.socket) -> None:
+            self._tasks.spawn("let in", self._let_in(conn, admit))
+
+        acceptor = self._acceptors[node_id] = Acceptor(sock, arrived, settings.name, self._turns)
+        acceptor.open(settings.backlog)
+
+    async def _let_in(self, conn: socket.socket, admit: Callable[[], ClientSide]) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(admit, conn)
+        except OSError:  # it is gone already
+            conn.close()
+            if self._turns is not None:
+                self._turns.ended()
 
     async def _open_broker(self, client: ClientSide) -> Opened:
         return await self._dialler.dial(client.peer.rpartition(":")[0], client.node_id)
@@ -155,9 +174,9 @@ class Listener:
             for client in list(shared.connections):
                 client.offer_changed()
         for node_id in change.forgotten:
-            server = self._servers.pop(node_id, None)
-            if server is not None:
-                server.close()
+            acceptor = self._acceptors.pop(node_id, None)
+            if acceptor is not None:
+                acceptor.close()
         if change.added and self._routing is None:
             self._tasks.spawn(f"ports of {self.settings.name}", self._open_new_ports())
 
@@ -192,9 +211,9 @@ class Listener:
 
     async def drain(self, timeout_seconds: float) -> None:
         """Accept no more; let what is in flight finish, then close; whoever is left after the timeout is cut off."""
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        self._acceptors.clear()
         shared = self._shared
         if shared is None:
             return

@@ -29,6 +29,7 @@ from kproxy.net.gate import Gate
 from kproxy.net.link import RENEW_AT, ClusterLink, Opened
 from kproxy.net.sockets import keep_alive
 from kproxy.net.tasks import Tasks
+from kproxy.net.turns import Turns
 from kproxy.wire.frames import describe_garbage
 
 _log = structlog.get_logger(__name__)
@@ -60,6 +61,8 @@ class Shared:
     """None: whatever local address the client reached."""
     limits: Limits | None = None
     """None: there are none."""
+    turns: Turns | None = None
+    """Whom to tell of a connection's end; None: this process has no others beside it."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     tasks: Tasks = field(default_factory=Tasks)
@@ -317,6 +320,8 @@ class ClientSide(asyncio.Protocol):
         self._tally.closed[self._cause or Cause.CLIENT_CLOSED] += 1
         self.shared.connections.discard(self)
         self.shared.one_left.set()
+        if self.shared.turns is not None:
+            self.shared.turns.ended()
         self._release_broker()
 
     def _forget_buffered(self) -> None:

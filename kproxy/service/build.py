@@ -25,8 +25,8 @@ def cluster_settings(name: str, cluster: Cluster) -> ClusterSettings:
     )
 
 
-def listener_settings(name: str, listener: Listener) -> ListenerSettings:
-    """Return what a Listener must know."""
+def listener_settings(name: str, listener: Listener, workers: int = 1) -> ListenerSettings:
+    """Return what a Listener must know, which is one of ``workers`` alike: each has an equal part of the whole."""
     bind, advertise = listener.bind, listener.advertise
     advertised_port = advertise.port if advertise else bind.port
     if advertise:
@@ -43,8 +43,8 @@ def listener_settings(name: str, listener: Listener) -> ListenerSettings:
         advertised_port=advertised_port,
         request_bytes_max=listener.request_bytes_max,
         idle_timeout_seconds=listener.idle_timeout,
-        connections_max=listener.connections_max,
-        buffered_bytes_max=listener.buffered_bytes_max,
+        connections_max=-(-listener.connections_max // workers),
+        buffered_bytes_max=-(-listener.buffered_bytes_max // workers),
         backlog=listener.backlog,
     )
 

@@ -85,7 +85,7 @@ def test_no_way_of_writing_a_configuration_out_shows_a_secret() -> None:
     [
         (GOOD.replace("sasl", "sassl"), "4:5: clusters.main.sassl: unknown key; did you mean 'sasl'?"),
         (GOOD.replace("advertise: kafka.", "advertize: kafka."), "10:5: listeners.public.advertize: unknown key"),
-        (GOOD + "quotas: []\n", "17:1: quotas: unknown key; known: clusters, drain_timeout, limits, listeners"),
+        (GOOD + "quotas: []\n", "17:1: quotas: unknown key; known: clusters, drain_timeout, limits, listeners, w"),
         (GOOD.replace("username", "user"), "did you mean 'username'?"),
         (GOOD.replace("cluster: main", "cluster: mian"), "8:14: listeners.public.cluster: there is no cluster 'mian'"),
         (GOOD.replace("15s", "15"), "5:23: clusters.main.refresh_interval: '15' is not a duration"),
@@ -127,7 +127,7 @@ def test_no_way_of_writing_a_configuration_out_shows_a_secret() -> None:
         (SMALL + f"listeners: {{a: {{bind: h:1, backlog: {'9' * 5000}}}}}", "backlog: must be a whole number"),
         ("clusters: {a: {bootstrap: [k:1]}, b: {bootstrap: [k:1]}}\nlisteners: {c: {bind: h:1}}",
          "2:13: listeners.c.cluster: is missing; name one of a, b"),
-        ("- a", "1:1: must be a mapping; known keys: clusters, listeners, limits, drain_timeout"),
+        ("- a", "1:1: must be a mapping; known keys: clusters, listeners, limits, workers, drain_timeout"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_line_with_its_place(text: str, told: str) -> None:
@@ -191,7 +191,7 @@ def test_values_mean_what_they_look_like() -> None:
 def test_a_key_with_a_newline_stays_on_one_line() -> None:
     """What a terminal would act upon is written as an escape."""
     lines = mistakes(GOOD + '"a\\nb\\e[31m": 1\n', PW="x")
-    assert lines == ["17:1: a\\nb\\x1b[31m: unknown key; known: clusters, drain_timeout, limits, listeners"]
+    assert lines == ["17:1: a\\nb\\x1b[31m: unknown key; known: clusters, drain_timeout, limits, listeners, workers"]
 
 
 def test_a_file_is_named_as_it_was_given_and_secrets_are_found_beside_it(tmp_path: Path) -> None:
