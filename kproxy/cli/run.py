@@ -42,6 +42,7 @@ LEVELS = get_args(log.LogLevel)
 )
 @click.option("--tls-upstream", is_flag=True, help="Speak TLS with the brokers; the system's authorities are trusted.")
 @click.option("--admin", metavar="HOST:PORT|PATH", help="Serve the admin API and metrics there.")
+@click.option("--workers", metavar="N", type=int, help="Processes that serve clients (default 1).")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="Default: console on a terminal, else json.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -51,14 +52,15 @@ def run(
     log_format: log.LogFormat | None,
     log_level: log.LogLevel,
     tls_upstream: bool,
+    workers: int | None,
     **flags: str | None,
 ) -> int:
     """Serve Kafka clients.
 
     Give --listen and --bootstrap, or --config. Beside a file, --listen, --advertise and --addressing set its only
-    listener, the others its only cluster.
+    listener, --workers is for all of it, the others set its only cluster.
     """
-    loaded = from_flags(Flags(**flags, tls_upstream=tls_upstream), config)
+    loaded = from_flags(Flags(**flags, tls_upstream=tls_upstream, workers=workers), config)
     log_format = log_format or log.default_format()
     log.configure(log_format, log_level)
     logger = structlog.get_logger("kproxy.config")

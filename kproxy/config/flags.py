@@ -1,7 +1,7 @@
 """Flags of the command line, laid over the data of a configuration file, or standing for one.
 
-A flag wins over the file. It belongs to the file's only listener or only cluster; which of several is meant cannot
-be told, and that is a mistake. The environment gives way to both::
+A flag wins over the file. But for --workers it belongs to the file's only listener or only cluster; which of several is
+meant cannot be told, and that is a mistake. The environment gives way to both::
 
     kproxy run --config kproxy.yaml --listen 127.0.0.1:19092     the file's only listener, on another port
 """
@@ -30,10 +30,13 @@ class Flags(NamedTuple):
     password_file: str | None = None
     admin: str | None = None
     tls_upstream: bool = False
+    workers: int | None = None
 
 
 def lay_over(draft: Draft, flags: Flags, environ: Mapping[str, str]) -> None:
     """Put the flags into the draft's data, a mapping, each with its origin."""
+    if flags.workers is not None:
+        _put(draft, ("workers",), flags.workers, "--workers")
     listener = _given(("bind", flags.listen), ("advertise", flags.advertise), ("addressing", flags.addressing))
     if listener and (at := _only(draft, "listeners", LISTENER_NAME, [_FLAGS[key] for key in listener])):
         for key, value in listener.items():

@@ -148,6 +148,9 @@ class Listener(Model):
         return self.sasl is not None or (self.tls is not None and self.tls.client_auth != "none")
 
 
+Workers = Annotated[int, Field(strict=True, ge=1, le=64)]
+
+
 class Config(Model):
     """All that kproxy is told: the clusters behind it, the listeners before it, what clients may do."""
 
@@ -164,6 +167,9 @@ class Config(Model):
     """What is measured beyond the plain counters; left out: nothing."""
     request_log: RequestLog | None = None
     """Tell of requests, one JSON object each, to a Kafka topic, a file or standard output; left out: not."""
+    # As nginx's worker_processes. Each has a memory of its own, so more than there are cores only cost.
+    workers: Workers = 1
+    """How many processes serve clients; limits hold for all of them together."""
     # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
     drain_timeout: Duration = written("30s")
     """How long a stop waits for what is in flight."""

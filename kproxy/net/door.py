@@ -9,11 +9,9 @@ All of that together is bounded in time, and what does not get through it is nev
 """
 
 import asyncio
-import errno
 import socket
 import ssl
-
-import structlog
+from typing import Any
 
 from kproxy.core.addresses import within
 from kproxy.core.causes import Cause
@@ -21,18 +19,8 @@ from kproxy.errors import Malformed
 from kproxy.net import tls
 from kproxy.net.entry import Entry
 from kproxy.net.threshold import Admit, Guest, Threshold
+from kproxy.net.turns import Acceptor
 from kproxy.wire import proxyprotocol
-
-_log = structlog.get_logger(__name__)
-
-ACCEPTS_PER_WAKE = 8
-"""How many connections are accepted before others get their turn. What TLS needs is made for each at once, 0.2 ms of
-it, so that asyncio's whole backlog would be a pause for those who are in."""
-
-EXHAUSTED_SECONDS = 1.0
-"""How long nothing is accepted when the system has no descriptor or memory left, as in asyncio."""
-
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Door:
@@ -40,50 +28,27 @@ class Door:
 
     def __init__(self, sock: socket.socket, entry: Entry, admit: Admit) -> None:
         """Prepare to accept on a bound socket, which is the door's from now on; ``admit`` makes a client's side."""
-        self._sock = sock
         self._entry = entry
         self._admit = admit
-        self._loop = asyncio.get_running_loop()
-        self._again: asyncio.TimerHandle | None = None
+        self._acceptor = Acceptor(sock, self._arrived, entry.name, entry.turns)
 
     def open(self, backlog: int) -> None:
         """Begin to accept."""
-        self._sock.setblocking(False)
-        self._sock.listen(backlog)
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+        self._acceptor.open(backlog)
 
     def close(self) -> None:
         """Accept no more."""
-        if self._again is not None:
-            self._again.cancel()
-        self._loop.remove_reader(self._sock.fileno())
-        self._sock.close()
+        self._acceptor.close()
 
-    def _accept(self) -> None:
+    def _arrived(self, conn: socket.socket, address: tuple[Any, ...]) -> None:
         entry = self._entry
-        for _ in range(ACCEPTS_PER_WAKE):
-            try:
-                conn, address = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                _log.error("no connection can be accepted for a moment", listener=entry.name, error=error.strerror)
-                self._loop.remove_reader(self._sock.fileno())
-                self._again = self._loop.call_later(EXHAUSTED_SECONDS, self._accept_again)
-                return
-            conn.setblocking(False)
-            host = str(address[0])
-            if entry.networks is not None and entry.proxies is None and not within(host, entry.networks):
-                conn.close()
-                entry.turn_away(Cause.ADDRESS_DENIED, host)
-                continue
-            arrival = Arrival(conn, Guest(host, int(address[1])), entry, self._admit)
-            arrival.task = entry.tasks.spawn(f"let in {host}", arrival.enter())
-
-    def _accept_again(self) -> None:
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+        host = str(address[0])
+        if entry.networks is not None and entry.proxies is None and not within(host, entry.networks):
+            conn.close()
+            entry.turn_away(Cause.ADDRESS_DENIED, host)
+            return
+        arrival = Arrival(conn, Guest(host, int(address[1])), entry, self._admit)
+        arrival.task = entry.tasks.spawn(f"let in {host}", arrival.enter())
 
 
 class Arrival:
@@ -118,7 +83,11 @@ class Arrival:
         entry = self._entry
         loop = asyncio.get_running_loop()
         if entry.open_at_once:
-            await loop.connect_accepted_socket(lambda: self._admit(self._guest), self._conn)
+            try:
+                await loop.connect_accepted_socket(lambda: self._admit(self._guest), self._conn)
+            except OSError:  # it is gone already
+                self._conn.close()
+                entry.turn_away(Cause.CLIENT_CLOSED, self.host)
             return
         deadline = loop.time() + entry.login_timeout_seconds
         entry.crowd.join(self)

@@ -25,6 +25,7 @@ from kproxy.core.tally import Tally
 from kproxy.errors import AuthError
 from kproxy.net.tasks import Tasks
 from kproxy.net.tls import ServerTls
+from kproxy.net.turns import Turns
 
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +106,8 @@ class Entry:
     """Where Work is done; None: in the loop's own."""
     judge: Callable[[Identity, str], Awaitable[None]] | None = None
     """Try a client's own password upstream, given its address; raises as a dial. None: kproxy knows its users."""
+    turns: Turns | None = None
+    """Whom to tell that a connection that was accepted has ended; None: this process has no others beside it."""
     login_timeout_seconds: float = 10.0
     waiting_max: int = 1000
     penalty: Penalty = field(default_factory=Penalty)
@@ -125,6 +128,8 @@ class Entry:
     def turn_away(self, cause: Cause, host: str, **fields: object) -> None:
         """Count, and log at a bounded rate, that a connection ended before it was in."""
         self.tally.turned_away[cause] += 1
+        if self.turns is not None:
+            self.turns.ended()
         if cause in (Cause.CLIENT_CLOSED, Cause.DRAINED):
             return
         left_out = self.quiet.tell((cause, host), asyncio.get_running_loop().time())

@@ -41,6 +41,7 @@ from kproxy.net.tasks import Tasks
 from kproxy.net.threshold import Guest
 from kproxy.net.tls import ServerTls
 from kproxy.net.topiclookup import TopicLookup
+from kproxy.net.turns import Turns
 
 _log = structlog.get_logger(__name__)
 
@@ -102,15 +103,17 @@ class Listener:
         watch: Watch | None = None,
         inventory: bool = False,
         client_ids_max: int = 0,
+        turns: Turns | None = None,
     ) -> None:
         """Prepare a listener; nothing is open yet.
 
         ``executor`` does the hard work of logins. ``inventory``: keep an account per connection; ``client_ids_max``:
-        with it, sums by so many client ids.
+        with it, sums by so many client ids. ``turns``: among the processes that share its sockets.
         """
         self.settings = settings
         self._limits = limits
         self._watch = watch
+        self._turns = turns
         self.tally = Tally()
         self.tally.latencies = None if watch is None else watch.latencies
         self._inventory = inventory
@@ -165,6 +168,7 @@ class Listener:
             node_of=None if settings.names is None else settings.names.node_of,
             terms=terms,
             executor=self._executor,
+            turns=self._turns,
             judge=self._judge if terms is not None and terms.judged_upstream else None,
             login_timeout_seconds=settings.login_timeout_seconds,
             waiting_max=settings.waiting_max,
@@ -214,6 +218,7 @@ class Listener:
             limits=self._limits,
             access=settings.access,
             watch=self._watch,
+            turns=self._turns,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
             inventory=self._inventory,

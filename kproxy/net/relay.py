@@ -38,6 +38,7 @@ from kproxy.net.session import Session
 from kproxy.net.sockets import keep_alive
 from kproxy.net.tasks import Tasks
 from kproxy.net.threshold import Guest
+from kproxy.net.turns import Turns
 from kproxy.wire.frames import describe_garbage
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Shared:
     """None: there are no rules."""
     watch: Watch | None = None
     """None: nothing is timed, or logged."""
+    turns: Turns | None = None
+    """Whom to tell of a connection's end; None: this process has no others beside it."""
     connections_max: int = 10_000
     buffered_bytes_max: int = 512 * 1024 * 1024
     inventory: bool = False
@@ -397,6 +400,8 @@ class ClientSide(asyncio.Protocol):
         self.settle_account()
         self.shared.connections.discard(self)
         self.shared.one_left.set()
+        if self.shared.turns is not None:
+            self.shared.turns.ended()
         self._release_broker()
 
     def settle_account(self) -> None:

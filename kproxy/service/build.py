@@ -41,8 +41,8 @@ def cluster_settings(name: str, cluster: Cluster, doors: Doors) -> ClusterSettin
     )
 
 
-def listener_settings(name: str, listener: Listener, doors: Doors) -> ListenerSettings:
-    """Return what a Listener must know."""
+def listener_settings(name: str, listener: Listener, doors: Doors, workers: int = 1) -> ListenerSettings:
+    """Return what a Listener must know, which is one of ``workers`` alike: each has an equal part of the whole."""
     bind, advertise = listener.bind, listener.advertise
     advertised_port = advertise.port if advertise else bind.port
     if advertise:
@@ -59,8 +59,8 @@ def listener_settings(name: str, listener: Listener, doors: Doors) -> ListenerSe
         advertised_port=advertised_port,
         request_bytes_max=listener.request_bytes_max,
         idle_timeout_seconds=listener.idle_timeout,
-        connections_max=listener.connections_max,
-        buffered_bytes_max=listener.buffered_bytes_max,
+        connections_max=-(-listener.connections_max // workers),
+        buffered_bytes_max=-(-listener.buffered_bytes_max // workers),
         backlog=listener.backlog,
         proxies=listener.trusted_proxies,
         tls=doors.server_tls(name),
@@ -68,7 +68,7 @@ def listener_settings(name: str, listener: Listener, doors: Doors) -> ListenerSe
         names=layouts.name_layout(listener),
         terms=doors.terms(name),
         login_timeout_seconds=listener.login_timeout,
-        waiting_max=listener.unauthenticated_max,
+        waiting_max=-(-listener.unauthenticated_max // workers),
         mechanism_for=doors.mechanism_for(listener.cluster),
         networks=None if listener.access is None else listener.access.cidrs,
         access=access(listener.access),

@@ -1,18 +1,18 @@
-"""The supervisor process: it owns the listening sockets, starts the worker, replaces one that died, and ends it.
+"""The supervisor process: it owns the listening sockets, starts the workers, replaces one that died, and ends them.
 
 No traffic passes here, so nothing here can delay traffic. A replaced worker takes the sockets over as they are: no
-client is refused in between. Signals: SIGTERM and SIGINT drain, a second one stops at once; SIGUSR1 logs the counters.
+client is refused in between, and only the connections of the one that died are lost. Signals: SIGTERM and SIGINT drain,
+a second one stops at once; SIGUSR1 logs the counters, those of all workers joined.
 """
 
 import asyncio
 import os
-import pickle
 import resource
 import signal
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,13 @@ import structlog
 
 from kproxy.config.model import Config
 from kproxy.errors import KproxyError
+from kproxy.net.tasks import Tasks
+from kproxy.net.turns import ABSENT
 from kproxy.observe import log
-from kproxy.service import build, loop
-from kproxy.service.channel import Channel, Message
+from kproxy.service import build, loop, memory, tallies
+from kproxy.service.channel import Message
 from kproxy.service.desk import Desk
+from kproxy.service.post import Post
 from kproxy.service.worker import Order
 
 if TYPE_CHECKING:
@@ -32,17 +35,15 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-RESTART_SECONDS = 0.1
-RESTART_SECONDS_MAX = 5.0
 FAILURES_MAX = 5
-"""A worker that dies so often without ever having served is not started again."""
+"""When a worker dies so often in a row without ever having served, and no other serves, it is given up."""
 
 ECHO_SECONDS = 0.1
 """A second signal to stop so soon after the first is its echo: uvloop can deliver one twice when another arrives at the
 same moment, such as a SIGUSR1 before it (seen with uvloop 0.23 in one of three tries)."""
 
-KILL_AFTER_SECONDS = 5.0
-"""What a worker may take beyond its drain before it is killed."""
+TALLY_SECONDS = 1.0
+"""How long a worker may take to tell its counters; those that it told last stand for it otherwise."""
 
 
 def run(config: Config, *, log_format: log.LogFormat, log_level: log.LogLevel) -> int:
@@ -69,54 +70,49 @@ class Supervisor:
 
     def __init__(self, order: Order) -> None:
         """Prepare to run what ``order`` says."""
+        self._config = order.config
         self._order = order
         self._hosts = build.bind_hosts(order.config)
         self._sockets: dict[tuple[str, int | None], socket.socket] = {}
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
+        self._users: dict[tuple[str, int | None], set[int]] = {}  # the workers that have asked for them
+        self._desk = Desk()
+        self._posts = [Post(number, self._heard, self._desk) for number in range(order.config.workers)]
+        self._counts = memory.make_counts(len(self._posts)) if len(self._posts) > 1 else None
+        self._tasks = Tasks()
+        self._past: dict[str, Any] = {}  # the counters of workers that have ended
+        self._told: dict[int, asyncio.Event] = {}
         self._failed: str | None = None
-        self._served = False
+        self._announced = False
         self._stops = 0
         self._stopped_at = 0.0
-        self._stop = asyncio.Event()
-        self._desk = Desk()
         self._admin: AdminServer | None = None
 
     async def run(self) -> int:
-        """Keep a worker running until told to stop; return the exit code."""
+        """Keep the workers running until told to stop; return the exit code."""
         running = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             running.add_signal_handler(number, self._asked_to_stop)
         running.add_signal_handler(signal.SIGUSR1, self._asked_for_tally)
-        failures, pause = 0, RESTART_SECONDS
         try:
             self._open_admin()
         except KproxyError as error:
             click.echo(f"kproxy: {error}", err=True)
             return 1
         try:
-            while True:
-                self._served = False
-                code = await self._run_worker()
-                if self._stops:
-                    return 0 if code == 0 or self._stops > 1 else 1
-                if self._failed is not None:
-                    click.echo(f"kproxy: {self._failed}", err=True)
-                    return 1
-                failures = 0 if self._served else failures + 1
-                _log.error("worker died; starting another", exit_code=code)
-                if failures >= FAILURES_MAX:
-                    click.echo(f"kproxy: the worker died {failures} times before it could serve; see its log", err=True)
-                    return 1
-                pause = RESTART_SECONDS if self._served else min(pause * 2, RESTART_SECONDS_MAX)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._stop.wait()
-                        return 0
+            codes = await asyncio.gather(*(post.keep(self._order_for(post), self._died) for post in self._posts))
         finally:
             self._close_sockets()
+            await self._tasks.close()
             if self._admin is not None:
                 await self._admin.close()
+            if self._counts is not None:
+                os.close(self._counts)
+        if tally := tallies.join([self._past, *(post.tally for post in self._posts)]):
+            _log.info("tally", **tally)
+        if self._failed is not None:
+            click.echo(f"kproxy: {self._failed}", err=True)
+            return 1
+        return 0 if not any(codes) or self._stops > 1 else 1
 
     def _open_admin(self) -> None:
         """Serve the admin API, where there is to be one. Raises KproxyError."""
@@ -134,50 +130,45 @@ class Supervisor:
         self._admin = server.AdminServer(admin, house, bound_socket)
         self._admin.open()
 
-    async def _run_worker(self) -> int:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._worker = subprocess.Popen(  # noqa: ASYNC220, S603  our own program; it returns at once
-                [sys.executable, "-m", "kproxy.service.worker", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=self._stdout(),
-                pass_fds=(theirs.fileno(),),
-            )
-        assert self._worker.stdin is not None  # noqa: S101  asked for above
-        with suppress(BrokenPipeError), self._worker.stdin as pipe:
-            pickle.dump(self._order, pipe)
-        self._channel = Channel(ours, self._heard)
-        self._desk.attach(self._worker.pid, self._channel.send)
-        if self._stops:
-            self._channel.send({"drain": True})
-        exited = asyncio.get_running_loop().run_in_executor(None, self._worker.wait)
-        code = await self._wait_for(exited)
-        self._desk.detach(self._worker.pid)
-        self._channel.close()
-        return code
+    async def tally(self) -> dict[str, Any]:
+        """Return the counters of all workers, joined, as they are now."""
+        await asyncio.gather(*(self._fresh_tally(post) for post in self._posts))
+        return tallies.join([self._past, *(post.tally for post in self._posts)])
 
-    def _stdout(self) -> int | None:
-        """A worker writes nothing but the request log to standard output, where that is wanted there."""
-        log = self._order.config.request_log
-        return None if log is not None and log.to == "stdout" else subprocess.DEVNULL
+    async def _fresh_tally(self, post: Post) -> None:
+        told = self._told.setdefault(post.number, asyncio.Event())
+        post.send({"tally": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TALLY_SECONDS if post.served else 0):
+                await told.wait()
+        told.clear()
 
-    async def _wait_for(self, exited: asyncio.Future[int]) -> int:
-        await asyncio.wait(
-            (exited, stop := asyncio.ensure_future(self._stop.wait())),  # noqa: TID251  awaited here
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        stop.cancel()
-        if not exited.done():
-            config = self._order.config
-            flush = config.request_log.flush_timeout if config.request_log else 0.0
-            limit = config.drain_timeout + flush + KILL_AFTER_SECONDS
-            with suppress(TimeoutError):
-                async with asyncio.timeout(limit):
-                    await asyncio.shield(exited)
-            if not exited.done() and self._worker is not None:
-                _log.error("worker does not end; killing it")
-                self._worker.kill()
-        return await exited
+    def _order_for(self, post: Post) -> Callable[[], Order]:
+        return lambda: replace(self._order, number=post.number, counts=self._counts)
+
+    def _died(self, post: Post, code: int) -> None:
+        """A worker has ended by itself."""
+        if self._counts is not None:
+            memory.shared(self._counts)[post.number] = ABSENT
+        self._past = tallies.join([self._past, tallies.ended(post.tally)])
+        post.tally = {}
+        for users in self._users.values():
+            users.discard(post.number)
+        if self._failed is not None:
+            return
+        _log.error("worker died; starting another", exit_code=code, **self._which(post))
+        if post.failures >= FAILURES_MAX and not any(other.served for other in self._posts):
+            self._fail(f"the worker died {post.failures} times before it could serve; see its log")
+
+    def _which(self, post: Post) -> dict[str, int]:
+        return {"worker": post.number} if len(self._posts) > 1 else {}
+
+    def _fail(self, why: str) -> None:
+        """Give up, all of it."""
+        if self._failed is None:
+            self._failed = why
+        for post in self._posts:
+            post.kill()
 
     def _asked_to_stop(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -185,45 +176,49 @@ class Supervisor:
             return
         self._stopped_at = now
         self._stops += 1
-        self._stop.set()
         if self._stops == 1:
-            _log.info("draining", timeout_seconds=self._order.config.drain_timeout)
+            _log.info("draining", timeout_seconds=self._config.drain_timeout)
             self._close_sockets()
-            if self._channel is not None:
-                self._channel.send({"drain": True})
-        elif self._worker is not None:
+            for post in self._posts:
+                post.drain()
+        else:
             _log.info("stopping at once")
-            self._worker.kill()
+            for post in self._posts:
+                post.kill()
 
     def _asked_for_tally(self) -> None:
-        """Have the worker send its counters now; they are logged as at the end."""
-        if self._channel is not None:
-            self._channel.send({"tally": True})
+        """Have the workers send their counters now; they are logged as at the end."""
+        self._tasks.spawn("tally", self._log_tally())
 
-    def _heard(self, message: Message, descriptors: list[int]) -> None:
+    async def _log_tally(self) -> None:
+        _log.info("tally", **await self.tally())
+
+    def _heard(self, post: Post, message: Message, descriptors: list[int]) -> None:
         if self._desk.heard(message, descriptors):
             return
-        for descriptor in descriptors:  # workers send none
+        for descriptor in descriptors:  # workers send no others
             os.close(descriptor)
         if "socket" in message:
-            self._hand_over(message)
+            self._hand_over(post, message)
         elif "release" in message:
-            sock = self._sockets.pop((message["release"], message["node_id"]), None)
-            if sock is not None:
-                sock.close()
+            self._release(post, (message["release"], message["node_id"]))
         elif "ready" in message:
-            self._served = True
-            for name, address in message["ready"]:
-                click.echo(f"{name}: clients connect to {address}")
+            post.served = True
+            self._announce(message["ready"])
         elif "failed" in message:
-            self._failed = message["failed"]
-            if self._worker is not None:
-                self._worker.terminate()
+            self._fail(message["failed"])
         elif "tally" in message:
-            _log.info("tally", **message["tally"])
+            post.tally = message["tally"]
+            self._told.setdefault(post.number, asyncio.Event()).set()
 
-    def _hand_over(self, message: Message) -> None:
-        assert self._channel is not None  # noqa: S101  the message came through it
+    def _announce(self, listeners: list[tuple[str, str]]) -> None:
+        """Say where clients are to connect, once all workers serve for the first time."""
+        if not self._announced and all(post.served for post in self._posts):
+            self._announced = True
+            for name, address in listeners:
+                click.echo(f"{name}: clients connect to {address}")
+
+    def _hand_over(self, post: Post, message: Message) -> None:
         answer: dict[str, Any] = {"socket": message["socket"]}
         name, node_id = message["listener"], message["node_id"]
         sock = self._sockets.get((name, node_id))
@@ -234,10 +229,18 @@ class Supervisor:
             except OSError as error:
                 reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
                 whose = "" if node_id is None else f" for broker {node_id}"
-                self._channel.send(answer | {"error": f"listener {name}: {host}:{port}{whose}: {reason}"})
+                post.send(answer | {"error": f"listener {name}: {host}:{port}{whose}: {reason}"})
                 return
             self._sockets[name, node_id] = sock
-        self._channel.send(answer, (sock.fileno(),))
+        self._users.setdefault((name, node_id), set()).add(post.number)
+        post.send(answer, (sock.fileno(),))
+
+    def _release(self, post: Post, place: tuple[str, int | None]) -> None:
+        """A worker needs a port no more; the port is given back when none of them does."""
+        users = self._users.get(place, set())
+        users.discard(post.number)
+        if not users and place in self._sockets:
+            self._sockets.pop(place).close()
 
     def _close_sockets(self) -> None:
         for sock in self._sockets.values():

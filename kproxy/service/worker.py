@@ -1,11 +1,11 @@
 """The worker process: clusters, listeners and all traffic. Started by the supervisor, never by hand.
 
-It gets its configuration on standard input, its listening sockets over the channel, and ends when it is told to drain,
+It gets its order on standard input, its listening sockets over the channel, and ends when it is told to drain,
 when it is told to stop, or when the supervisor is gone.
 """
 
 import asyncio
-import pickle
+import os
 import signal
 import socket
 import sys
@@ -25,11 +25,13 @@ from kproxy.net import tls
 from kproxy.net.link import ClusterLink
 from kproxy.net.listeners import Listener
 from kproxy.net.tasks import Tasks
+from kproxy.net.turns import Turns
 from kproxy.observe import log
 from kproxy.observe.requestlog import RequestLog
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
 from kproxy.service.doors import Doors
+from kproxy.service.memory import shared, unpacked
 from kproxy.service.status import Status
 
 _log = structlog.get_logger(__name__)
@@ -49,14 +51,24 @@ class Order:
     config: Config
     log_format: log.LogFormat
     log_level: log.LogLevel
+    number: int = 0
+    """Which of the workers it is."""
+    counts: int | None = None
+    """The descriptor of all workers' counts of connections; None: it is the only worker."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a worker must inherit for it."""
+        return () if self.counts is None else (self.counts,)
 
 
 class Worker:
     """All that serves clients in one process."""
 
-    def __init__(self, config: Config, sock: socket.socket) -> None:
+    def __init__(self, order: Order, sock: socket.socket) -> None:
         """Prepare to serve; ``sock`` is the worker's end of the channel."""
-        self._config = config
+        self._config = config = order.config
+        self._turns = None if order.counts is None else Turns(shared(order.counts), order.number)
         self._sock = sock
         self._channel: Channel
         self._sockets: dict[int, asyncio.Future[socket.socket]] = {}
@@ -89,14 +101,21 @@ class Worker:
             self._links[name].start()
         for name, listener in self._config.listeners.items():
             link = self._links[listener.cluster]
-            settings = build.listener_settings(name, listener, self._doors)
+            settings = build.listener_settings(name, listener, self._doors, self._config.workers)
             watch = build.watch(self._config, name, self._request_log)
             if watch is not None:
                 self._watches.append(watch)
             executor = self._doors.executor
             looked_into = build.looking_in(self._config)
             self._listeners[name] = Listener(
-                settings, link, self._socket, self._limits, executor=executor, watch=watch, **looked_into
+                settings,
+                link,
+                self._socket,
+                self._limits,
+                executor=executor,
+                watch=watch,
+                turns=self._turns,
+                **looked_into,
             )
         if self._config.admin is not None:
             self._tasks.spawn("loop lag", self._status.sample_lag())
@@ -105,6 +124,8 @@ class Worker:
         start = self._tasks.spawn("start", self._start())
         await self._drain.wait()
         start.cancel()
+        if self._turns is not None:
+            self._turns.quit()
         drains = (listener.drain(self._config.drain_timeout) for listener in self._listeners.values())
         await asyncio.gather(*drains)
         if self._request_log is not None:
@@ -128,6 +149,8 @@ class Worker:
         except (OSError, KproxyError) as error:
             self._channel.send({"failed": str(error)})
             return
+        if self._turns is not None:
+            self._turns.join()
         self._channel.send({"ready": [[name, listener.address] for name, listener in self._listeners.items()]})
 
     async def _tell_of_limits(self, limits: Limits) -> None:
@@ -191,18 +214,18 @@ class Worker:
 def main() -> int:
     """Run a worker; its end of the channel is the descriptor named by the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
-    order: Order = pickle.load(sys.stdin.buffer)  # noqa: S301  from the supervisor, over a pipe of its own
+    order: Order = unpacked(os.dup(sys.stdin.fileno()))
     sys.stdin.close()
     log.configure(order.log_format, order.log_level)
     tls.ignore_unreadable_names()
     sock = socket.socket(fileno=int(sys.argv[1]))
     with suppress(KeyboardInterrupt):
-        return loop.run(_serve(order.config, sock))
+        return loop.run(_serve(order, sock))
     return 1
 
 
-async def _serve(config: Config, sock: socket.socket) -> int:
-    return await Worker(config, sock).run()
+async def _serve(order: Order, sock: socket.socket) -> int:
+    return await Worker(order, sock).run()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,26 @@ def worker_of(supervisor: int, but: int | None = None, timeout_seconds: float = 
     return wait_until(others, timeout_seconds, "a worker")[0]
 
 
+def workers_of(supervisor: int, many: int, but: int | None = None, timeout_seconds: float = 20) -> list[int]:
+    """Wait for so many workers of a supervisor, none of them ``but``, and return their ids."""
+
+    def all_there() -> list[int]:
+        there = children(supervisor)
+        return there if len(there) == many and but not in there else []
+
+    return wait_until(all_there, timeout_seconds, f"{many} workers")
+
+
+def connections_to(pid: int, port: int) -> int:
+    """Return how many connections to a port of its own a process has open."""
+    theirs = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    found = 0
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        found += local.endswith(f":{port:04X}") and state == "01" and f"socket:[{inode}]" in theirs
+    return found
+
+
 def resident_bytes(pid: int) -> int:
     """Return how much memory a process occupies now (VmRSS)."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():

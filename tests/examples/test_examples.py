@@ -144,10 +144,10 @@ def test_what_the_quickstart_comments_out_is_the_default() -> None:
     """With its comments on defaults made real, the configuration is the same, but for examples where there is none."""
     short, full = (quickstart(spelled_out=spelled_out) for spelled_out in (False, True))
     assert full.clusters == short.clusters
-    assert full.drain_timeout == short.drain_timeout
     log, spelled_out = (quickstart(spelled_out=out, name="request-log.yaml").request_log for out in (False, True))
     assert log == spelled_out
     assert full.metrics == short.metrics
+    assert (full.drain_timeout, full.workers) == (short.drain_timeout, short.workers)
     ports: Any = {"broker_ports", "broker_port_start"}
     one, other = (config.listeners["public"].model_dump(exclude=ports) for config in (short, full))
     assert one == other

@@ -221,13 +221,15 @@ def test_run_serves_what_flags_say(supervisor: Supervisor, tmp_path: Path) -> No
     """Every flag reaches the service; a program that reads stderr gets JSON, warnings included."""
     secret = tmp_path / "secret"
     secret.write_text("hunter2\n")
-    flags = "run --listen 0.0.0.0:9092 --bootstrap k:1,k:2 --addressing ports --username u --log-level debug"
+    flags = (
+        "run --listen 0.0.0.0:9092 --bootstrap k:1,k:2 --addressing ports --username u --log-level debug --workers 3"
+    )
     result = kproxy(*flags.split(), "--password-file", str(secret))
     assert result.exit_code == 0
     ((config, options),) = supervisor.calls
     sasl = config.clusters["main"].sasl
     assert sasl is not None
-    assert (sasl.username, sasl.revealed()) == ("u", "hunter2")
+    assert (sasl.username, sasl.revealed(), config.workers) == ("u", "hunter2", 3)
     assert options == {"log_format": "json", "log_level": "debug"}
     (warning,) = [json.loads(line) for line in result.stderr.splitlines()]
     assert warning["event"].startswith("--listen: 0.0.0.0:9092 is no address for clients")

@@ -146,3 +146,13 @@ def test_flags_beside_a_broken_file_do_not_hide_its_mistakes(config: str) -> Non
     """What is no mapping in the file is told as such, with its place."""
     lines = refused(ALONE._replace(username="u"), config, KPROXY_PASSWORD="x")
     assert any("must be a mapping" in line and line.startswith("config:1:") for line in lines)
+
+
+def test_workers() -> None:
+    """--workers is for all of it, and wins over the file; a number that makes no sense is refused, with the flag."""
+    two = "{clusters: {a: {bootstrap: [k:1]}}, listeners: {b: {bind: h:1}, c: {bind: h:999}}, workers: 2}"
+    assert from_flags(Flags(), two, environ={}).config.workers == 2
+    assert from_flags(Flags(workers=3), two, environ={}).config.workers == 3
+    for number in (0, 65):
+        with pytest.raises(ConfigError, match="--workers: is too"):
+            from_flags(Flags(workers=number), two, environ={})

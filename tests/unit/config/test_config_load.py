@@ -130,7 +130,7 @@ def test_no_way_of_writing_a_configuration_out_shows_a_secret() -> None:
         (SMALL + f"listeners: {{a: {{bind: h:1, backlog: {'9' * 5000}}}}}", "backlog: must be a whole number"),
         ("clusters: {a: {bootstrap: [k:1]}, b: {bootstrap: [k:1]}}\nlisteners: {c: {bind: h:1}}",
          "2:13: listeners.c.cluster: is missing; name one of a, b"),
-        ("- a", "1:1: must be a mapping; known keys: clusters, listeners, limits, admin, metrics, request_log, drain_"),
+        ("- a", "1:1: must be a mapping; known keys: clusters, listeners, limits, admin, metrics, request_log, work"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_line_with_its_place(text: str, told: str) -> None:
@@ -197,7 +197,7 @@ def test_a_key_with_a_newline_stays_on_one_line() -> None:
     assert lines == [
         (
             "17:1: a\\nb\\x1b[31m: unknown key; "
-            "known: admin, clusters, drain_timeout, limits, listeners, metrics, request_log"
+            "known: admin, clusters, drain_timeout, limits, listeners, metrics, request_log, workers"
         )
     ]
 
