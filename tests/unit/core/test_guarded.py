@@ -186,6 +186,40 @@ def test_the_same_topic_is_not_read_twice(version: int) -> None:
     assert rows == ["ok-1"] * 7 + ["secret", "ok-1"]
 
 
+@pytest.mark.parametrize("version", [3, 9, 12])
+def test_several_topics_at_a_look(version: int) -> None:
+    """Requests of several allowed topics pass, again and again; one denied topic more, anywhere, is found."""
+    guard = Guard(Access((OK,)))
+    long = "ok-" + "x" * 200
+    good, more = (produce(1, *names, version=version) for names in (("ok-1", "ok-2", long), (long, "ok-1")))
+    alone = produce(1, long, version=version)
+    stream = good + more + alone
+    for _ in range(2):
+        assert guard.send(stream * 2) == stream * 2
+        assert guard.send(stream[:-30]) + guard.send(stream[-30:]) == stream
+    for names in (("secret", "ok-1"), ("ok-1", "secret"), (long, "secret", "ok-1")):
+        out = guard.send(good + produce(2, *names, version=version))
+        assert b"secret" not in out
+    broken = good[:-40] + b"\xff" * 40
+    with pytest.raises(Malformed):
+        guard.send(broken)
+
+
+def test_names_that_are_none() -> None:
+    """A name that is no UTF-8 is refused, and one whose length has two bytes is not taken for another."""
+    bad = produce(1, "ok-1").replace(b"ok-1", b"ok-\xff")
+    with pytest.raises(Malformed):
+        Guard(Access((OK,))).send(bad)
+    guard = Guard(Access((OK,)))
+    good = produce(1, "ok-1")
+    assert guard.send(good) == good
+    # As much as the first byte of a longer length says, "ok-1" stands here; the name is "k-1...", 14,213 bytes of it.
+    tricky = good.replace(b"\x05ok-1", b"\x85ok-1" + b"z" * 20_000)
+    tricky = (len(tricky) - 4).to_bytes(4) + tricky[4:]
+    with pytest.raises(Malformed):
+        guard.send(tricky)
+
+
 def test_a_long_request_of_one_topic_is_not_held() -> None:
     """Records stream by as they come, once the topic is known to be allowed."""
     guard = Guard(Access((OK,)))
