@@ -93,6 +93,7 @@ class Guarded(GuardedAnswers):
         """
         self._begin_answers_of(permissions)
         self._close = close
+        self._guard_waits = False  # something is held, or all is dropped: of the next three, one at most
         self._closing = False
         self._begun: dict[int, _Memo] = {}  # by API and version
         self._guard_left = 0  # bytes of the request under way that are still to come
@@ -131,19 +132,10 @@ class Guarded(GuardedAnswers):
 
     def from_client(self, data: bytes) -> bytes:
         """See Exchange."""
-        if self._guard_held or self._changed_request is not None:
-            self._guard_held += data
-            return b""
-        if self._closing:
-            return b""
-        if self._guard_parts:
-            self._guard_parts.append(data)
-            self._guard_has += len(data)
-            if self._guard_has < self._guard_wants:
+        if self._guard_waits:
+            data = self._wait_for(data)
+            if not data:
                 return b""
-            data = b"".join(self._guard_parts)
-            self._guard_parts.clear()
-            self._guard_has = 0
         end = len(data)
         pos = self._guard_left
         if pos >= end:
@@ -159,7 +151,7 @@ class Guarded(GuardedAnswers):
             if size < REQUEST_BYTES_MIN or size > biggest:
                 return self._guard_garbage(out, data[start:])
             memo = begun.get(key_version)
-            if memo is not None and (not memo.ends or _is_like(memo, data, pos, size)):
+            if memo is not None and (not memo[0] or _is_like(memo, data, pos, size)):
                 pos += 4 + size
                 continue
             stop = pos + 4 + size
@@ -180,6 +172,7 @@ class Guarded(GuardedAnswers):
                 if ends:
                     return self._let_go(out)
             if not self._takes:
+                self._guard_waits = True
                 self._guard_held = data[pos:]
                 return self._let_go(out)
         if pos < end:
@@ -202,11 +195,29 @@ class Guarded(GuardedAnswers):
         """Go on with what was held, behind ``out``, if the exchange takes it now."""
         self._ahead = bool(out)
         self._gone()
-        if self._guard_held and self._takes:
+        if self._guard_waits and self._takes and not self._guard_parts and not self._closing:
             held, self._guard_held = self._guard_held, b""
-            out += Guarded.from_client(self, held)
+            self._guard_waits = False
+            if held:
+                out += Guarded.from_client(self, held)
         self._ahead = False
         return out
+
+    def _wait_for(self, data: bytes) -> bytes:
+        """Keep what comes while something waits; return what to go on with, if it no longer does."""
+        if self._guard_parts:
+            self._guard_parts.append(data)
+            self._guard_has += len(data)
+            if self._guard_has < self._guard_wants:
+                return b""
+            data = b"".join(self._guard_parts)
+            self._guard_parts.clear()
+            self._guard_has = 0
+            self._guard_waits = False
+            return data
+        if not self._closing:
+            self._guard_held += data
+        return b""
 
     def _guard_pass(self, data: bytes) -> bytes:
         out = self._forward(data)
@@ -224,6 +235,7 @@ class Guarded(GuardedAnswers):
             return self._guard_garbage(out, data[start:])
         self._guard_parts.append(head)
         self._guard_has, self._guard_wants = len(head), wants
+        self._guard_waits = True
         if pos > start:
             out.append(self._guard_pass(data[start:pos]))
         return self._let_go(out)
@@ -362,7 +374,7 @@ class Guarded(GuardedAnswers):
             changed = b"".join((size.to_bytes(4), frame[4:body_at], found.body))
             out = self._send(changed, correlation_id, found.amendment)
         if found.closes:
-            self._closing = True
+            self._closing = self._guard_waits = True
             self._close()
         return out, found.closes
 
@@ -452,6 +464,7 @@ class _GuardedRouted(Guarded, RoutedExchange):
         """See routed."""
         held, self._guard_held = self._guard_held, b""
         self._changed_request = None
+        self._guard_waits = bool(self._guard_parts)
         return super().forsake() + held
 
 

@@ -208,8 +208,9 @@ def test_several_topics_at_a_look(version: int) -> None:
 def test_names_that_are_none() -> None:
     """A name that is no UTF-8 is refused, and one whose length has two bytes is not taken for another."""
     bad = produce(1, "ok-1").replace(b"ok-1", b"ok-\xff")
-    with pytest.raises(Malformed):
-        Guard(Access((OK,))).send(bad)
+    for none in (bad, produce(1, "ok-1", "ok-2").replace(b"ok-2", b"ok-\xff")):
+        with pytest.raises(Malformed):
+            Guard(Access((OK,))).send(none)
     guard = Guard(Access((OK,)))
     good = produce(1, "ok-1")
     assert guard.send(good) == good
