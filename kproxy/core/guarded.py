@@ -15,8 +15,8 @@ The answer to a Metadata request is held whole: it is filtered, and teaches the 
 (KIP-227) is remembered with what was denied in it, which every answer repeats, as a broker's would; a session that was
 not made on this connection is not found, as it could hold partitions that its user may not read.
 
-Never here: a socket, a clock; records, which are stepped over. A Produce or Fetch of one topic takes 0.3 us more than
-without rules (CPython 3.11).
+Never here: a socket, a clock; records, which are stepped over. A Produce or Fetch of one topic takes 1.1 to 1.7 us more
+than without rules, 0.6 us per topic where it names several, 0.3 us where no rule can matter (CPython 3.11).
 """
 
 from collections.abc import Callable, Sequence

@@ -83,8 +83,8 @@ def test_configurations_pass(path: Path) -> None:
 
 
 def test_configurations_were_found() -> None:
-    """There is one with every option, and one for each use of limits."""
-    assert len(CONFIGURATIONS) == 5
+    """There is one with every option, one for each use of limits, and one with access rules."""
+    assert len(CONFIGURATIONS) == 6
 
 
 def test_batch_jobs_are_held_low(embedded_cluster: EmbeddedCluster, run_proxy: "Callable[..., ProxyProcess]") -> None:
