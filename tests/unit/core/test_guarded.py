@@ -290,6 +290,28 @@ def test_by_id() -> None:
     assert topics_of(guard, 0, 13, "responses", "topic_id") == [(SECRET_ID, {29})]
 
 
+def test_ids_of_who_may_all() -> None:
+    """Where no name can make a difference, a topic whose name is not known is as good as another."""
+    guard = Guard(Access((allow("*", READ, WRITE, DESCRIBE), allow("g", DESCRIBE, resource=Resource.GROUP))))
+    for frame in (
+        produce(1, NEW_ID, version=13),
+        produce(1, NEW_ID, SECRET_ID, version=13),
+        fetch(2, NEW_ID, version=13),
+    ):
+        assert guard.send(frame) == frame
+    for session in ((0, 0), (77, 0)):
+        frame = fetch(3, NEW_ID, session=session, version=13)
+        assert body_of(1, 13, guard.send(frame), "request")["session_id"] == 0
+    group = {"group_id": "g", "member_id": None, "member_epoch": -1, "topics": None}
+    asked = request(9, 10, 1, {"groups": [group], "require_stable": False})
+    assert guard.send(asked) == asked
+    guard = Guard(Access((allow("*", DESCRIBE, CREATE), allow("g", DESCRIBE, resource=Resource.GROUP))))
+    rows = [{"topic_id": NEW_ID, "partitions": []}]
+    tree = {"throttle_time": _ms(0), "groups": [{"group_id": "g", "topics": rows, "error_code": _none()}]}
+    guard.send(asked)
+    assert guard.reply(answer(9, 10, 1, tree)) == answer(9, 10, 1, tree)
+
+
 # Fetching.
 
 
