@@ -155,7 +155,8 @@ class Guarded(GuardedAnswers):
                 pos += 4 + size
                 continue
             stop = pos + 4 + size
-            wants = self._guard_look(key_version, data, pos, stop)
+            # What has been found of a request that had to wait is told once.
+            wants = self._guard_look(key_version, data, pos, stop) if self._found is None else 0
             if wants < 0:
                 pos = stop
                 continue
@@ -464,7 +465,7 @@ class _GuardedRouted(Guarded, RoutedExchange):
     def forsake(self) -> bytes:
         """See routed."""
         held, self._guard_held = self._guard_held, b""
-        self._changed_request = None
+        self._changed_request = self._found = None
         self._guard_waits = bool(self._guard_parts)
         return super().forsake() + held
 

@@ -707,6 +707,7 @@ def test_held_back_at_a_boundary() -> None:
         guard.reply(produced(1, "ok-1"))
     assert [frame[7] for frame in guard.client_got] == [1, 1, 2, 1, 1]
     assert guard.exchange.settled
+    assert len(guard.told) == 1
 
 
 def test_garbage_is_refused() -> None:
