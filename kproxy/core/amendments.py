@@ -165,7 +165,8 @@ def _hidden(permissions: Permissions, need: Need, rows: Sequence[Values]) -> set
         if name is None and "id" in row:
             name = permissions.access.names.find(row["id"])
             if name is None:
-                hidden.add(index)
+                if not permissions.always(need.operation, need.resource):
+                    hidden.add(index)
                 continue
         if name is not None and not row.get("error") and not permissions.allows(need.operation, need.resource, name):
             hidden.add(index)

@@ -164,7 +164,8 @@ class _Judge:
             if name is None:
                 name = self._permissions.access.names.find(row.get("id", b""))
                 if name is None:
-                    denied[index] = UNKNOWN_TOPIC_ID
+                    if not self._permissions.always(need.operation, resource):
+                        denied[index] = UNKNOWN_TOPIC_ID
                     continue
             allowed = (
                 self._allows(need.operation, resource)

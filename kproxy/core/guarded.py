@@ -15,11 +15,11 @@ The answer to a Metadata request is held whole: it is filtered, and teaches the 
 (KIP-227) is remembered with what was denied in it, which every answer repeats, as a broker's would; a session that was
 not made on this connection is not found, as it could hold partitions that its user may not read.
 
-Never here: a socket, a clock; records, which are stepped over. A Produce or Fetch of one topic takes 0.3 us more than
-without rules (CPython 3.11).
+Never here: a socket, a clock; records, which are stepped over. A Produce or Fetch of one topic takes 1.1 to 1.7 us more
+than without rules, 0.6 us per topic where it names several, 0.3 us where no rule can matter (CPython 3.11).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kproxy.core.access import Operation, Permissions, Resource
@@ -36,10 +36,11 @@ from kproxy.core.guardedanswers import GuardedAnswers
 from kproxy.core.metered import Metered
 from kproxy.core.routed import ANSWERED_HERE, RoutedExchange, Turn
 from kproxy.core.verdicts import Asked, Found, judge
-from kproxy.errors import FrameTooLarge, Short
+from kproxy.errors import FrameTooLarge, Malformed, Short
 from kproxy.wire import frames, shapes
 from kproxy.wire.apis import APIS, ApiKey
-from kproxy.wire.primitives import compact_string, string
+from kproxy.wire.primitives import UUID_BYTES, compact_string, skip, string
+from kproxy.wire.topicnames import topic_names
 
 WHOLE_BYTES_MAX = 16 * 1024 * 1024
 """The longest request that is held whole: a Produce or Fetch of several topics, or one that is denied. Java's producers
@@ -71,6 +72,8 @@ class _Memo(NamedTuple):
     """Bytes before them that change: a Fetch session's epoch."""
     allowed: set[bytes]
     """Topics that are, by name or id, whichever this version has."""
+    api: tuple[int, int] = (-1, -1)
+    """Key and version, where topics follow."""
 
 
 _ANYTHING = _Memo(0, b"", _DECIDED, 0, set())
@@ -90,6 +93,7 @@ class Guarded(GuardedAnswers):
         """
         self._begin_answers_of(permissions)
         self._close = close
+        self._guard_waits = False  # something is held, or all is dropped: of the next three, one at most
         self._closing = False
         self._begun: dict[int, _Memo] = {}  # by API and version
         self._guard_left = 0  # bytes of the request under way that are still to come
@@ -128,19 +132,10 @@ class Guarded(GuardedAnswers):
 
     def from_client(self, data: bytes) -> bytes:
         """See Exchange."""
-        if self._guard_held or self._changed_request is not None:
-            self._guard_held += data
-            return b""
-        if self._closing:
-            return b""
-        if self._guard_parts:
-            self._guard_parts.append(data)
-            self._guard_has += len(data)
-            if self._guard_has < self._guard_wants:
+        if self._guard_waits:
+            data = self._wait_for(data)
+            if not data:
                 return b""
-            data = b"".join(self._guard_parts)
-            self._guard_parts.clear()
-            self._guard_has = 0
         end = len(data)
         pos = self._guard_left
         if pos >= end:
@@ -156,11 +151,12 @@ class Guarded(GuardedAnswers):
             if size < REQUEST_BYTES_MIN or size > biggest:
                 return self._guard_garbage(out, data[start:])
             memo = begun.get(key_version)
-            if memo is not None and (not memo.ends or _is_like(memo, data, pos, size)):
+            if memo is not None and (not memo[0] or _is_like(memo, data, pos, size)):
                 pos += 4 + size
                 continue
             stop = pos + 4 + size
-            wants = self._guard_look(key_version, data, pos, stop)
+            # What has been found of a request that had to wait is told once.
+            wants = self._guard_look(key_version, data, pos, stop) if self._found is None else 0
             if wants < 0:
                 pos = stop
                 continue
@@ -177,6 +173,7 @@ class Guarded(GuardedAnswers):
                 if ends:
                     return self._let_go(out)
             if not self._takes:
+                self._guard_waits = True
                 self._guard_held = data[pos:]
                 return self._let_go(out)
         if pos < end:
@@ -199,11 +196,29 @@ class Guarded(GuardedAnswers):
         """Go on with what was held, behind ``out``, if the exchange takes it now."""
         self._ahead = bool(out)
         self._gone()
-        if self._guard_held and self._takes:
+        if self._guard_waits and self._takes and not self._guard_parts and not self._closing:
             held, self._guard_held = self._guard_held, b""
-            out += Guarded.from_client(self, held)
+            self._guard_waits = False
+            if held:
+                out += Guarded.from_client(self, held)
         self._ahead = False
         return out
+
+    def _wait_for(self, data: bytes) -> bytes:
+        """Keep what comes while something waits; return what to go on with, if it no longer does."""
+        if self._guard_parts:
+            self._guard_parts.append(data)
+            self._guard_has += len(data)
+            if self._guard_has < self._guard_wants:
+                return b""
+            data = b"".join(self._guard_parts)
+            self._guard_parts.clear()
+            self._guard_has = 0
+            self._guard_waits = False
+            return data
+        if not self._closing:
+            self._guard_held += data
+        return b""
 
     def _guard_pass(self, data: bytes) -> bytes:
         out = self._forward(data)
@@ -221,6 +236,7 @@ class Guarded(GuardedAnswers):
             return self._guard_garbage(out, data[start:])
         self._guard_parts.append(head)
         self._guard_has, self._guard_wants = len(head), wants
+        self._guard_waits = True
         if pos > start:
             out.append(self._guard_pass(data[start:pos]))
         return self._let_go(out)
@@ -292,12 +308,13 @@ class Guarded(GuardedAnswers):
         try:
             values, at = shapes.read(shape, head, frames.request_body_at(head, 4, len(head)), until="topics")
             many, first = shapes.count(shape, head, at)
-            name: str | None = None
-            raw = b""
-            if many > 1:
-                return 0
+            raw: Sequence[bytes] = ()
             if many == 1:
-                name, raw = self._first_topic(topic, head, first)
+                raw = (_first_topic(topic, head, first),)
+            elif many > 1:
+                if stop > len(data):
+                    return 0
+                raw = topic_names(key, version, data, pos + at, stop)
         except Short:
             return 0 if here == stop or len(head) >= HELD_BYTES_MAX else len(head) + 1
         permissions = self._permissions
@@ -312,25 +329,19 @@ class Guarded(GuardedAnswers):
             gap = self._session_gap(values)
             if gap < 0:
                 return 0
-        if many == 1 and (name is None or not permissions.allows(operation, Resource.TOPIC, name)):
-            return 0
+        by_id = topic.has("id")
+        whatever = permissions.always(operation, Resource.TOPIC)
         known = self._begun.get(key_version)
-        allowed = known.allowed if known is not None and len(known.allowed) < TOPICS_MAX else set()
-        if raw:
-            allowed.add(raw)
-        follows = _IDS if topic.has("id") else _COMPACT if shape.flexible else _PLAIN
-        self._begun[key_version] = _Memo(at - gap, head[12 : at - gap], follows, gap, allowed)
+        allowed: set[bytes] = known.allowed if known is not None and len(known.allowed) < TOPICS_MAX else set()
+        for each in raw:
+            if not whatever and each not in allowed:
+                name = permissions.access.names.find(each) if by_id else _text(each)
+                if name is None or not permissions.allows(operation, Resource.TOPIC, name):
+                    return 0
+        allowed.update(raw)
+        follows = _IDS if by_id else _COMPACT if shape.flexible else _PLAIN
+        self._begun[key_version] = _Memo(at - gap, head[12 : at - gap], follows, gap, allowed, (key, version))
         return -1
-
-    def _first_topic(self, topic: shapes.Shape, head: bytes, at: int) -> tuple[str | None, bytes]:
-        """Return the first topic's name (None: nobody knows it) and what stands for it."""
-        if topic.has("id"):
-            raw = head[at : at + 16]
-            if len(raw) < 16:
-                raise Short("topic id")
-            return self._permissions.access.names.find(raw), raw
-        name, _ = (compact_string if topic.flexible else string)(head, at)
-        return name, name.encode()
 
     def _session_gap(self, values: shapes.Values) -> int:
         """Return how many bytes before a Fetch's topics change from one to the next; -1: it needs another look."""
@@ -365,14 +376,14 @@ class Guarded(GuardedAnswers):
             changed = b"".join((size.to_bytes(4), frame[4:body_at], found.body))
             out = self._send(changed, correlation_id, found.amendment)
         if found.closes:
-            self._closing = True
+            self._closing = self._guard_waits = True
             self._close()
         return out, found.closes
 
 
 def _is_like(memo: _Memo, data: bytes, pos: int, size: int) -> bool:
     """Whether the request at ``pos`` begins as one that was allowed, and names allowed topics, one at most."""
-    ends, beginning, topics, gap, allowed = memo
+    ends, beginning, topics, gap, allowed, api = memo
     at = pos + ends
     if data[pos + 12 : at] != beginning or ends > size + 4:
         return False
@@ -382,21 +393,43 @@ def _is_like(memo: _Memo, data: bytes, pos: int, size: int) -> bool:
         if data[at : at + 4] == _NEW_SESSION:
             return False
         at += gap
-    left = pos + 4 + size - at  # of the frame
+    stop = pos + 4 + size
+    left = stop - at
     if left < 6 or at + 6 > len(data):
         return left > 0 and topics != _PLAIN and data[at : at + 1] == b"\1"
-    if topics == _IDS:
-        return data[at] == 1 or (data[at] == 2 and left > 17 and data[at + 1 : at + 17] in allowed)
-    if topics == _COMPACT:
-        if data[at] != 2:
-            return data[at] == 1
-        name_bytes = data[at + 1]
-        return name_bytes < left - 2 and name_bytes < 0x80 and data[at + 2 : at + 1 + name_bytes] in allowed
-    many = int.from_bytes(data[at : at + 4])
-    if many != 1:
+    if topics == _PLAIN:
+        many = int.from_bytes(data[at : at + 4])
+        name_at = at + 6
+        name_bytes = data[at + 4] << 8 | data[at + 5]
+    elif topics == _IDS:
+        many = data[at] - 1
+        name_at, name_bytes = at + 1, UUID_BYTES
+    else:
+        many = data[at] - 1
+        name_at = at + 2
+        name_bytes = data[at + 1] - 1 if data[at + 1] < 0x80 else -1  # a length of two bytes, or more
+    if many == 1 and name_bytes >= 0:
+        return name_at + name_bytes < stop and data[name_at : name_at + name_bytes] in allowed
+    if many < 1 or stop > len(data):
         return many == 0
-    name_bytes = data[at + 4] << 8 | data[at + 5]
-    return name_bytes < left - 6 and data[at + 6 : at + 6 + name_bytes] in allowed
+    try:
+        return allowed.issuperset(topic_names(*api, data, at, stop))
+    except Malformed:
+        return False
+
+
+def _first_topic(topic: shapes.Shape, head: bytes, at: int) -> bytes:
+    """Return the first topic as it stands there, name or id."""
+    if topic.has("id"):
+        return head[at : skip(head, at, UUID_BYTES)]
+    return (compact_string if topic.flexible else string)(head, at)[0].encode()
+
+
+def _text(name: bytes) -> str | None:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None  # which the walk by shape refuses
 
 
 _DECIDING = frozenset({"group", "txn"})
@@ -432,7 +465,8 @@ class _GuardedRouted(Guarded, RoutedExchange):
     def forsake(self) -> bytes:
         """See routed."""
         held, self._guard_held = self._guard_held, b""
-        self._changed_request = None
+        self._changed_request = self._found = None
+        self._guard_waits = bool(self._guard_parts)
         return super().forsake() + held
 
 

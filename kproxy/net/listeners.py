@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from kproxy.core.acceptor import Identity
-from kproxy.core.access import CAPPED, HIDDEN, KEYS, Access, Denial
+from kproxy.core.access import CAPPED, HIDDEN, KEYS, Access
 from kproxy.core.addressbook import AddressBook, NameLayout, PortLayout, SingleLayout
 from kproxy.core.addresses import Network
 from kproxy.core.causes import Cause
@@ -26,10 +26,10 @@ from kproxy.core.limits import Limits
 from kproxy.core.observed import Watch
 from kproxy.core.offer import Offer
 from kproxy.core.sasl import Mechanism
-from kproxy.core.suppressor import Suppressor
 from kproxy.core.tally import ClientIds, Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
+from kproxy.net.denials import DenialLog
 from kproxy.net.dial import Dialler
 from kproxy.net.door import Door
 from kproxy.net.entry import Entry
@@ -140,9 +140,8 @@ class Listener:
         self._offer: Offer | None = None  # the cluster's, of which clients get what rules leave
         if settings.access is not None:
             settings.access.denied = self.tally.denied
-            settings.access.tell = self._denied
+            settings.access.tell = DenialLog(settings.name)
             settings.access.names.wanted = TopicLookup(link, settings.access.names, self._tasks)
-        self._quiet = Suppressor()
 
     @property
     def address(self) -> str:
@@ -292,24 +291,6 @@ class Listener:
         hidden = frozenset() if access.dry_run else access.denied_apis & frozenset(KEYS[name] for name in HIDDEN)
         capped = CAPPED if access.rules or not access.default_allow else {}
         return offer.without(hidden, capped)
-
-    def _denied(self, denial: Denial) -> None:
-        """Tell the operator, seldom of the same; called from within an exchange."""
-        key = (denial.principal, denial.operation, denial.resource, denial.name)
-        left_out = self._quiet.tell(key, asyncio.get_running_loop().time())
-        if left_out is None:
-            return
-        fields = {"repeated": left_out} if left_out else {}
-        _log.warning(
-            "would be denied (dry run)" if denial.dry_run else "denied by access rules",
-            listener=self.settings.name,
-            principal=denial.principal,
-            operation=str(denial.operation),
-            resource=str(denial.resource),
-            name=denial.name,
-            api=denial.api,
-            **fields,
-        )
 
     async def _open_new_ports(self) -> None:
         async with self._opening:

@@ -102,8 +102,8 @@ def make_files(folder: Path) -> None:
 
 
 def test_configurations_were_found() -> None:
-    """There are three with every option between them, and one for each use of limits."""
-    assert len(CONFIGURATIONS) == 7
+    """There are three with every option between them, one for each use of limits, and one with access rules."""
+    assert len(CONFIGURATIONS) == 8
 
 
 def test_batch_jobs_are_held_low(embedded_cluster: EmbeddedCluster, run_proxy: "Callable[..., ProxyProcess]") -> None:

@@ -1,18 +1,22 @@
 """Access rules on live connections: what is denied never reaches a broker, and the operator is told."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import pytest
 from clients import each_addressing
 from clients.gateway import Gateway, on_uvloop
 from clients.raw import HEARTBEAT_OK, RawClient, heartbeat, produce, produced
+from oracles import KIO
 
+from kproxy.core.access import CAPPED
 from kproxy.core.causes import Cause
+from kproxy.core.needs import needs
 from kproxy.testing.fakebroker import DROP, FakeBroker, FakeCluster
 from kproxy.wire import cluster as messages
 from kproxy.wire import shapes
-from kproxy.wire.apis import ApiKey
+from kproxy.wire.apis import APIS, ApiKey
 
 PRODUCE, HEARTBEAT, METADATA = ApiKey.PRODUCE, ApiKey.HEARTBEAT, ApiKey.METADATA
 NO_ACKS = bytes(2)
@@ -75,6 +79,76 @@ def test_what_is_denied_never_arrives(addressing: str, limited: bool) -> None:
 def access(**access: object) -> dict[str, object]:
     """Write a listener's part."""
     return {"access": access}
+
+
+def without_a_right() -> list[tuple[int, int, bytes]]:
+    """Write a request of each API that takes a right, at its lowest and highest version, for something secret."""
+    found = []
+    for key, api in APIS.items():
+        if not needs(key) or key == METADATA:
+            continue
+        lowest = max(api.min_version, KIO.versions(key)[0])
+        highest = min(api.max_version, KIO.versions(key)[-1], CAPPED.get(key, api.max_version))
+        for version in {lowest, highest}:
+            body = shapes.write(shapes.request(key, version), {"acks": 1, "replica_id": -1} | secret(key, version))
+            found.append((key, version, body))
+    return found
+
+
+def secret(key: int, version: int) -> dict[str, Any]:
+    """Name something in whatever a request of this API names."""
+    shape = shapes.request(key, version)
+    topic: dict[str, Any] = {"name": "secret", "id": b"s" * 16, "partitions": [{"index": 0}]}
+    values: dict[str, Any] = {
+        "group": "secret",
+        "txn": None if key == PRODUCE else "secret",
+        "topics": [topic],
+        "groups": [{"group": "secret", "topics": [topic]}],
+        "transactions": [{"txn": "secret"}],
+        "resources": [{"type": 2, "resource": "secret"}],
+        "results": [{}],
+        "dirs": [{"path": "p", "topics": [topic]}],
+        "entries": [{}],
+        "deletions": [{"name": "secret"}],
+    }
+    return {name: value for name, value in values.items() if shape.has(name)}
+
+
+@each_addressing
+def test_no_denied_request_of_any_api_arrives(addressing: str) -> None:
+    """Of each API, at its lowest and highest version, a request without a right is answered with an error, alone."""
+
+    @on_uvloop
+    async def run() -> None:
+        rule = {"principal": "User:*", "operations": ["read"], "topic": "nothing"}
+        async with FakeCluster(1) as cluster:
+            broker = cluster.brokers[1]
+            asked = without_a_right()
+            broker.ranges.update({key: (APIS[key].min_version, APIS[key].max_version) for key, _, _ in asked})
+            async with (
+                Gateway(cluster.bootstrap, addressing=addressing, listener=access(rules=[rule])) as gateway,
+                RawClient(gateway.address_of(1)) as client,
+            ):
+                for key, version, body in asked:
+                    answer = KIO.decode(key, version, "response", await client.ask(key, version, body))
+                    assert codes(answer) - {0} or (key == ApiKey.DESCRIBE_LOG_DIRS and version < 3), (key, version)
+                assert {request.key for request in broker.requests} <= _OWN
+                assert not any(b"secret" in request.body for request in broker.requests)
+                assert gateway.tally.snapshot()["denied"]
+
+    run()
+
+
+_OWN = frozenset({18, METADATA, ApiKey.DESCRIBE_CLUSTER})
+"""What kproxy asks by itself, as it looks at the cluster."""
+
+
+def codes(tree: Any) -> set[int]:
+    """Return all error codes in an answer."""
+    if isinstance(tree, dict):
+        found = {int(value) for name, value in tree.items() if name.endswith("error_code")}
+        return found.union(*map(codes, tree.values()))
+    return set[int]().union(*map(codes, tree)) if isinstance(tree, list) else set()
 
 
 @each_addressing

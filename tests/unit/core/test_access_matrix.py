@@ -137,7 +137,7 @@ def test_denied(oracle: Kio | KafkaPython, key: int, version: int) -> None:
     """Whoever has no right gets the proper error, everything that must be echoed, and the broker never hears of it."""
     if key in FREE | FILTERED:
         return
-    for seed in range(5):
+    for seed in range(3):
         guard = Guard(Access())
         tree = named(oracle, key, version, seed)
         body = oracle.encode(key, version, "request", tree)

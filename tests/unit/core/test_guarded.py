@@ -186,6 +186,41 @@ def test_the_same_topic_is_not_read_twice(version: int) -> None:
     assert rows == ["ok-1"] * 7 + ["secret", "ok-1"]
 
 
+@pytest.mark.parametrize("version", [3, 9, 12])
+def test_several_topics_at_a_look(version: int) -> None:
+    """Requests of several allowed topics pass, again and again; one denied topic more, anywhere, is found."""
+    guard = Guard(Access((OK,)))
+    long = "ok-" + "x" * 200
+    good, more = (produce(1, *names, version=version) for names in (("ok-1", "ok-2", long), (long, "ok-1")))
+    alone = produce(1, long, version=version)
+    stream = good + more + alone
+    for _ in range(2):
+        assert guard.send(stream * 2) == stream * 2
+        assert guard.send(stream[:-30]) + guard.send(stream[-30:]) == stream
+    for names in (("secret", "ok-1"), ("ok-1", "secret"), (long, "secret", "ok-1")):
+        out = guard.send(good + produce(2, *names, version=version))
+        assert b"secret" not in out
+    broken = good[:-40] + b"\xff" * 40
+    with pytest.raises(Malformed):
+        guard.send(broken)
+
+
+def test_names_that_are_none() -> None:
+    """A name that is no UTF-8 is refused, and one whose length has two bytes is not taken for another."""
+    bad = produce(1, "ok-1").replace(b"ok-1", b"ok-\xff")
+    for none in (bad, produce(1, "ok-1", "ok-2").replace(b"ok-2", b"ok-\xff")):
+        with pytest.raises(Malformed):
+            Guard(Access((OK,))).send(none)
+    guard = Guard(Access((OK,)))
+    good = produce(1, "ok-1")
+    assert guard.send(good) == good
+    # As much as the first byte of a longer length says, "ok-1" stands here; the name is "k-1...", 14,213 bytes of it.
+    tricky = good.replace(b"\x05ok-1", b"\x85ok-1" + b"z" * 20_000)
+    tricky = (len(tricky) - 4).to_bytes(4) + tricky[4:]
+    with pytest.raises(Malformed):
+        guard.send(tricky)
+
+
 def test_a_long_request_of_one_topic_is_not_held() -> None:
     """Records stream by as they come, once the topic is known to be allowed."""
     guard = Guard(Access((OK,)))
@@ -253,6 +288,28 @@ def test_by_id() -> None:
     assert guard.send(produce(2, SECRET_ID, version=13)) == b""
     guard.reply(produced(1, OK_ID, version=13) * 2)
     assert topics_of(guard, 0, 13, "responses", "topic_id") == [(SECRET_ID, {29})]
+
+
+def test_ids_of_who_may_all() -> None:
+    """Where no name can make a difference, a topic whose name is not known is as good as another."""
+    guard = Guard(Access((allow("*", READ, WRITE, DESCRIBE), allow("g", DESCRIBE, resource=Resource.GROUP))))
+    for frame in (
+        produce(1, NEW_ID, version=13),
+        produce(1, NEW_ID, SECRET_ID, version=13),
+        fetch(2, NEW_ID, version=13),
+    ):
+        assert guard.send(frame) == frame
+    for session in ((0, 0), (77, 0)):
+        frame = fetch(3, NEW_ID, session=session, version=13)
+        assert body_of(1, 13, guard.send(frame), "request")["session_id"] == 0
+    group = {"group_id": "g", "member_id": None, "member_epoch": -1, "topics": None}
+    asked = request(9, 10, 1, {"groups": [group], "require_stable": False})
+    assert guard.send(asked) == asked
+    guard = Guard(Access((allow("*", DESCRIBE, CREATE), allow("g", DESCRIBE, resource=Resource.GROUP))))
+    rows = [{"topic_id": NEW_ID, "partitions": []}]
+    tree = {"throttle_time": _ms(0), "groups": [{"group_id": "g", "topics": rows, "error_code": _none()}]}
+    guard.send(asked)
+    assert guard.reply(answer(9, 10, 1, tree)) == answer(9, 10, 1, tree)
 
 
 # Fetching.
@@ -650,6 +707,7 @@ def test_held_back_at_a_boundary() -> None:
         guard.reply(produced(1, "ok-1"))
     assert [frame[7] for frame in guard.client_got] == [1, 1, 2, 1, 1]
     assert guard.exchange.settled
+    assert len(guard.told) == 1
 
 
 def test_garbage_is_refused() -> None:
