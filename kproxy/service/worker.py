@@ -18,6 +18,7 @@ import structlog
 
 from kproxy.config.model import Config
 from kproxy.core.limits import Limits
+from kproxy.core.tenant import Tenant
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError
 from kproxy.net.link import ClusterLink
@@ -27,6 +28,7 @@ from kproxy.net.turns import Turns
 from kproxy.observe import log
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
+from kproxy.service.leasing import Holder
 from kproxy.service.memory import shared, unpacked
 
 _log = structlog.get_logger(__name__)
@@ -69,7 +71,10 @@ class Worker:
         self._sockets: dict[int, asyncio.Future[socket.socket]] = {}
         self._links: dict[str, ClusterLink] = {}
         self._listeners: dict[str, Listener] = {}
-        self._limits = build.limits(config)
+        shared_limits = config.limits and order.counts is not None
+        self._tenant = Tenant(config.workers, loop_time) if shared_limits else None
+        self._holder: Holder | None = None
+        self._limits = build.limits(config, self._tenant)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -79,6 +84,8 @@ class Worker:
         self._channel.closed.add_done_callback(lambda _: self._drain.set())
         running = asyncio.get_running_loop()
         running.add_signal_handler(signal.SIGTERM, self._drain.set)
+        if self._tenant is not None:
+            self._holder = Holder(self._tenant, self._channel.send)
         for name, cluster in self._config.clusters.items():
             settings = build.cluster_settings(name, cluster)
             self._links[name] = ClusterLink(settings, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
@@ -96,6 +103,8 @@ class Worker:
             self._turns.quit()
         drains = (listener.drain(self._config.drain_timeout) for listener in self._listeners.values())
         await asyncio.gather(*drains)
+        if self._holder is not None:
+            self._holder.close()
         self._channel.send({"tally": self._tally()})
         for served in self._listeners.values():
             await served.close()
@@ -155,7 +164,10 @@ class Worker:
         } | limits
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
-        if "socket" in message:
+        if "leases" in message:
+            if self._holder is not None:
+                self._holder.heard(message)
+        elif "socket" in message:
             future = self._sockets[message["socket"]]
             if descriptors:
                 future.set_result(socket.socket(fileno=descriptors[0]))
@@ -165,6 +177,11 @@ class Worker:
             self._drain.set()
         elif "tally" in message:
             self._channel.send({"tally": self._tally()})
+
+
+def loop_time() -> float:
+    """Return the time of the running loop."""
+    return asyncio.get_running_loop().time()
 
 
 def main() -> int:
