@@ -27,6 +27,9 @@ from enum import IntEnum
 from kproxy.core.limits import HEARTBEAT_WAIT_SECONDS, Action, Client, Limit
 from kproxy.core.meters import GRACE_SECONDS, AnswerBucket, AnswerWindow, Bucket, Hold, Meter, Slots, Window
 
+LOOK_SECONDS = 0.002
+"""How soon a request that a meter is ``unsure`` of is looked at again: about what it takes to ask other processes."""
+
 
 class Refusable(IntEnum):
     """Whether a request can be answered with a refusal."""
@@ -114,7 +117,7 @@ class Admission:
             if rule.action is not Action.CLOSE and not refusable.by(limit):
                 continue
             over = not meter.slots.free and meter.slots.full if isinstance(meter, Hold) else meter.ask(now)[1]
-            if not over or meter in self._spared:
+            if not over or meter in self._spared or meter.unsure(now):
                 continue
             if not rule.dry_run:
                 return limit
@@ -158,11 +161,17 @@ class Admission:
     def _charge(self, meters: tuple[Meter, ...], refusable: Refusable, size: int, now: float) -> bool:
         """Charge the request to all of its meters, and find out how long it waits, or what it owes.
 
-        Not while a full window makes it wait: then it is charged nowhere yet, and False is returned.
+        Not while a full window makes it wait, or others have yet to be asked: then it is charged nowhere yet, and False
+        is returned.
         """
         waits = 0.0
         for meter in meters:
             limit = meter.limit
+            if meter.unsure(now):
+                if not limit.rule.dry_run:
+                    self.wake_at = now + LOOK_SECONDS
+                    return False
+                continue
             if isinstance(meter, Window) and limit.rule.action is Action.DELAY and not limit.rule.dry_run:
                 wait = min(meter.ask(now)[0], self._since + self.longest(limit) - now)
                 if wait >= GRACE_SECONDS:
@@ -180,8 +189,11 @@ class Admission:
                 continue
             limit = meter.limit
             rule = limit.rule
+            unsure = rule.dry_run and meter.unsure(now)
             wait, over = meter.ask(now)
             debt = meter.charge(now, size)
+            if unsure:
+                continue
             spread = isinstance(meter, Bucket) and not over
             delayed = rule.action is Action.DELAY and (isinstance(meter, Bucket) or rule.dry_run)
             if wait and (spread or delayed):

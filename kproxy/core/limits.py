@@ -40,6 +40,7 @@ from kproxy.core.meters import (
     Slots,
     Window,
 )
+from kproxy.core.tenant import Tenant
 from kproxy.wire.apis import ApiKey
 
 KEYS_MAX = 100_000
@@ -236,9 +237,12 @@ class News(NamedTuple):
 class Limit:
     """One limit at work: its meters by key, and what it has done."""
 
-    def __init__(self, rule: Rule) -> None:
-        """Begin with no key."""
+    def __init__(self, rule: Rule, tenant: Tenant | None = None) -> None:
+        """Begin with no key. ``tenant``: this process's leases, where several hold the limit together."""
         self.rule = rule
+        self.id = f"{rule.name} {blake2b(repr(rule).encode(), digest_size=4).hexdigest()}"
+        """The same in all processes, and another when the rule is another."""
+        self.tenant = tenant
         kind = rule.kind
         self.rate = self.burst = self.lowest = self.floor = self.free = self.owing = self.level_max = 0.0
         """Of a bucket: what leaks out per second; the level above which it is over, that it sinks to, that a wait ends
@@ -264,7 +268,8 @@ class Limit:
             case _:  # connections
                 self.count, self.rate = kind.max_open, kind.rate
                 self.free = kind.burst + kind.rate * TICK_SECONDS
-        self.meter_class = _METERS[type(kind), getattr(kind, "unit", Unit.REQUESTS)]
+        plain = _METERS[type(kind), getattr(kind, "unit", Unit.REQUESTS)]
+        self.meter_class = plain if tenant is None else tenant.kind(plain)
         self.asked = 0
         self.delayed = 0
         self.throttled = 0
@@ -300,11 +305,17 @@ class Limit:
         if meter is not None:
             self._meters[key] = meter  # behind all others
         elif len(self._meters) < self.rule.keys_max or self._forget_one(now):
-            meter = self._meters[key] = self.meter_class(self, now)
+            meter = self._meters[key] = self._make(key, now)
         else:
             self.keys_refused += 1
-            meter = self._shared = self._shared or self.meter_class(self, now)
+            meter = self._shared = self._shared or self._make(_SHARED, now)
         meter.users += 1
+        return meter
+
+    def _make(self, key: str, now: float) -> Meter:
+        meter = self.meter_class(self, now)
+        if self.tenant is not None:
+            self.tenant.began(meter, key, now)
         return meter
 
     def drop(self, meter: Meter) -> None:
@@ -325,7 +336,7 @@ class Limit:
                 spare = key
         if spare is None:
             return False
-        del self._meters[spare]
+        self._meters.pop(spare).forgotten()
         return True
 
     def meters(self) -> Iterator[tuple[str, Meter]]:
@@ -397,6 +408,9 @@ class Limit:
         }
 
 
+_SHARED = "\0"
+"""What a meter of several keys is called; no key is."""
+
 _BETWEEN = "\0"
 """Between the fields of a key; in one it counts as a space, so that nobody can pass for somebody else."""
 
@@ -447,11 +461,24 @@ class Bound:
 
 
 class Limits:
-    """All limits of one process."""
+    """All limits, as one process has them."""
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        """Begin with no key anywhere."""
-        self.limits = [Limit(rule) for rule in rules]
+    def __init__(self, rules: Iterable[Rule], tenant: Tenant | None = None) -> None:
+        """Begin with no key anywhere. ``tenant``: see Limit."""
+        self.limits = [Limit(rule, tenant) for rule in rules]
+
+    def unsure(self, client: Client, now: float, *, early: bool) -> bool:
+        """Whether ``knock`` should wait for a moment, as others have yet to be asked."""
+        unsure = False
+        for limit in self.limits:
+            rule = limit.rule
+            if limit.tenant is None or not isinstance(rule.kind, Connections) or rule.early is not early:
+                continue
+            if rule.meant(client):
+                door = limit.meter(client, now)
+                unsure |= door.unsure(now) and not rule.dry_run
+                limit.drop(door)
+        return unsure
 
     def knock(self, client: Client, now: float, *, early: bool) -> tuple[Limit | None, Bound]:
         """Let a connection in by the limits on connections, or not: then the first that refuses it is returned.
@@ -484,7 +511,7 @@ class Limits:
             if isinstance(rule.kind, Connections) or not rule.meant(client):
                 continue
             meter = limit.meter(client, now)
-            bound.entries.append((limit, Hold(meter) if isinstance(meter, Slots) else meter))
+            bound.entries.append((limit, meter.hold() if isinstance(meter, Slots) else meter))
         return bound
 
     def news(self, now: float) -> list[News]:

@@ -26,7 +26,7 @@ from functools import partial
 from math import ceil
 from typing import NamedTuple
 
-from kproxy.core.admission import Admission, Refusable
+from kproxy.core.admission import LOOK_SECONDS, Admission, Refusable
 from kproxy.core.exchange import (
     HEAD,
     HEAD_BYTES,
@@ -34,7 +34,7 @@ from kproxy.core.exchange import (
     REFUSED,
     REQUEST_BYTES_MIN,
 )
-from kproxy.core.limits import HEARTBEAT_WAIT_SECONDS, HEARTBEATS, LONG_POLLS, Action, Client, Limit, Limits
+from kproxy.core.limits import HEARTBEAT_WAIT_SECONDS, HEARTBEATS, LONG_POLLS, Action, Bound, Client, Limit, Limits
 from kproxy.core.meteredanswers import Entry, MeteredAnswers
 from kproxy.core.meters import AnswerBucket, AnswerWindow, Hold, Meter
 from kproxy.core.routed import ANSWERED_HERE, RoutedExchange
@@ -96,9 +96,22 @@ class Metered(MeteredAnswers):
         self._gate_left = 0  # bytes of the request under way that are still to come
         self._held = b""  # while it ``waits``, from a frame boundary on
         self._held_seen = 0  # where the first request in it begins that no heartbeat was looked for in
-        self.refused_by, self._bound = limits.knock(client, clock(), early=True)
+        self.refused_by: Limit | None = None
         """The limit that ends this connection, once what was returned with it has been sent."""
-        self.waits = self.refused_by is not None
+        self._bound = Bound()
+        self._outside = True  # it has not been let in yet
+        self.waits = not self._let_in()
+
+    def _let_in(self) -> bool:
+        """Ask the limits on connections that need no client id; False: it ``waits`` to be let in, or to be ended."""
+        now = self._clock()
+        client = self._admission.client
+        if self._limits.unsure(client, now, early=True):
+            self._admission.wake_at = now + LOOK_SECONDS
+            return False
+        self._outside = False
+        self.refused_by, self._bound = self._limits.knock(client, now, early=True)
+        return self.refused_by is None
 
     def leave(self) -> None:
         """The connection has ended: give back what it holds."""
@@ -224,6 +237,8 @@ class Metered(MeteredAnswers):
 
     def go_on(self) -> bytes:
         """Go on with what was held; returns and raises as ``from_client``."""
+        if self._outside and not self._let_in():
+            return b""
         self._gate_head = self._held
         self._held = b""
         self.waits = False
@@ -240,6 +255,8 @@ class Metered(MeteredAnswers):
         head = data[pos:]
         if len(head) >= 4 and not REQUEST_BYTES_MIN <= _SIZE(head)[0] <= self._request_bytes_max:
             return self._pass_garbage(data[start:])
+        if self.waits:  # its client is not let in yet, or not at all
+            return self._hold(data, start, pos)
         self._gate_left = 0
         self._gate_head = head
         return self._let_through(data[start:pos])
@@ -318,7 +335,7 @@ class Metered(MeteredAnswers):
     def _introduce(self, request: bytes, *, whole: bool) -> bool:
         """Learn the client id from the first request, and with it which limits apply.
 
-        False: it is not all here, or one of them refuses the connection.
+        False: it is not all here, or one of them refuses the connection, or has yet to ask others (``waits``).
         """
         try:
             name = frames.client_id(request, 4) or ""
@@ -328,6 +345,10 @@ class Metered(MeteredAnswers):
             name = ""  # and Exchange, or the broker, refuses it
         now = self._clock()
         client = self._admission.client._replace(client_id=name)
+        if self._limits.unsure(client, now, early=False):
+            self._admission.wake_at = now + LOOK_SECONDS
+            self.waits = True
+            return False
         self._admission.client = client
         self.refused_by, doors = self._limits.knock(client, now, early=False)
         self._bound.entries += doors.entries

@@ -19,8 +19,8 @@ The semantics are those of APISIX's limit-req, limit-count and limit-conn, where
 - **Slots.** ``flying`` requests are with the broker; who comes above ``max`` waits in turn. (limit-conn sleeps for a
   fixed time instead, however long the others take.)
 
-Nothing here waits for another process. Who shares a limit among several puts other meters in place (Limit.meter_class)
-which take from a local lease, renewed in the background; whoever asks them sees no difference.
+Nothing here waits for another process. Where several share a limit there are other meters in their place (see leased),
+which take from a local lease, renewed in the background; whoever asks them sees no difference but ``unsure``.
 
 A key's debt is never remembered beyond what ``max_wait`` can pay off, as nobody is made to wait longer. Two requests,
 a quarter of a second apart, a bucket with rate 2 and no burst::
@@ -80,6 +80,16 @@ class Meter:
     def idle(self, now: float) -> bool:
         """Tell whether a new meter in its place would say the same."""
         raise NotImplementedError
+
+    def unsure(self, now: float) -> bool:  # noqa: ARG002  for those that take from leases
+        """Tell whether what does not pass now may do so in a moment, as others have yet to be asked: hold it so long.
+
+        Asking is itself what makes them be asked.
+        """
+        return False
+
+    def forgotten(self) -> None:
+        """There is no room for it any more."""
 
 
 class Bucket(Meter):
@@ -327,11 +337,12 @@ class AnswerWindow(BytesWindow):
 class Slots(Meter):
     """Requests that are with the broker, over all connections of the key."""
 
-    __slots__ = ("flying", "waiters")
+    __slots__ = ("count", "flying", "waiters")
 
     def __init__(self, limit: "Limit", now: float) -> None:
         """Begin with all slots free."""
         super().__init__(limit, now)
+        self.count = limit.count
         self.flying = 0
         self.waiters: deque[Callable[[], None]] | None = None
         """Who waits for a slot, in turn: each is called when it has one."""
@@ -339,7 +350,7 @@ class Slots(Meter):
     @property
     def free(self) -> bool:
         """The next request gets a slot at once."""
-        return not self.waiters and self.flying < self.limit.count
+        return not self.waiters and self.flying < self.count
 
     @property
     def full(self) -> bool:
@@ -365,11 +376,15 @@ class Slots(Meter):
 
     def grant(self) -> None:
         """Give what is free to who waits, in turn."""
-        while self.waiters and self.flying < self.limit.count:
+        while self.waiters and self.flying < self.count:
             self.flying += 1
             granted = self.waiters.popleft()
             self._tidy()
             granted()
+
+    def hold(self) -> "Hold":
+        """Return what one connection has of it."""
+        return Hold(self)
 
     def _tidy(self) -> None:
         if not self.waiters:
@@ -395,7 +410,7 @@ class Hold(Meter):
         """See Meter."""
         slots = self.slots
         flying = slots.flying + many
-        if flying > slots.limit.count or slots.waiters:
+        if flying > slots.count or slots.waiters:
             return False
         slots.flying = flying
         self.held += many

@@ -16,6 +16,7 @@ from kproxy.core import access as core_access
 from kproxy.core import limits as core
 from kproxy.core.latency import Latencies
 from kproxy.core.observed import Picks, Watch
+from kproxy.core.tenant import Tenant
 from kproxy.errors import ConfigError
 from kproxy.net.link import ClusterSettings
 from kproxy.net.listeners import ListenerSettings
@@ -128,9 +129,12 @@ def bind_hosts(config: Config) -> dict[str, str]:
     return {name: listener.bind.host for name, listener in config.listeners.items()}
 
 
-def limits(config: Config) -> core.Limits | None:
-    """Return the limits at work, with nothing charged yet; None where there are none, so that nobody pays for any."""
-    return core.Limits(map(rule, config.limits)) if config.limits else None
+def limits(config: Config, tenant: Tenant | None = None) -> core.Limits | None:
+    """Return the limits at work, with nothing charged yet; None where there are none, so that nobody pays for any.
+
+    ``tenant``: this process's leases, where several hold them together.
+    """
+    return core.Limits(map(rule, config.limits), tenant) if config.limits else None
 
 
 def rule(limit: configured.Limit) -> core.Rule:

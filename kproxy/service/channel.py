@@ -7,6 +7,7 @@ SOCK_SEQPACKET keeps the bounds of messages, and SCM_RIGHTS carries a listening 
     worker      {"ready": [["public", "kafka.example.com:9092"]]}
     supervisor  {"drain": true}
     worker      {"tally": {...}}
+    both        {"leases": [...]}                          see leasing
 """
 
 import asyncio
@@ -18,6 +19,9 @@ from typing import Any
 MESSAGE_BYTES_MAX = 128 * 1024
 """The kernel's default send buffer holds one of this size."""
 
+SEND_BUFFER_BYTES = 256 * 1024
+"""The kernel doubles it, if net.core.wmem_max lets it (by default 208 KiB): room for some messages of the largest."""
+
 Message = dict[str, Any]
 
 
@@ -28,6 +32,7 @@ class Channel:
         """Begin to listen; ``on_message`` gets each message and the descriptors with it, which are then its own."""
         self._sock = sock
         self._sock.setblocking(False)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._on_message = on_message
         self.closed = asyncio.get_running_loop().create_future()
         """Done when the other side is gone."""

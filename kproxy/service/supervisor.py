@@ -27,6 +27,7 @@ from kproxy.observe import log
 from kproxy.service import build, loop, memory, tallies
 from kproxy.service.channel import Message
 from kproxy.service.desk import Desk
+from kproxy.service.leasing import Bank
 from kproxy.service.post import Post
 from kproxy.service.worker import Order
 
@@ -78,6 +79,7 @@ class Supervisor:
         self._desk = Desk()
         self._posts = [Post(number, self._heard, self._desk) for number in range(order.config.workers)]
         self._counts = memory.make_counts(len(self._posts)) if len(self._posts) > 1 else None
+        self._bank: Bank | None = None
         self._tasks = Tasks()
         self._past: dict[str, Any] = {}  # the counters of workers that have ended
         self._told: dict[int, asyncio.Event] = {}
@@ -93,6 +95,9 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             running.add_signal_handler(number, self._asked_to_stop)
         running.add_signal_handler(signal.SIGUSR1, self._asked_for_tally)
+        limits = build.limits(self._config)
+        if limits is not None and len(self._posts) > 1:
+            self._bank = Bank(limits.limits, lambda number, message: self._posts[number].send(message))
         try:
             self._open_admin()
         except KproxyError as error:
@@ -105,6 +110,8 @@ class Supervisor:
             await self._tasks.close()
             if self._admin is not None:
                 await self._admin.close()
+            if self._bank is not None:
+                self._bank.close()
             if self._counts is not None:
                 os.close(self._counts)
         if tally := tallies.join([self._past, *(post.tally for post in self._posts)]):
@@ -150,6 +157,8 @@ class Supervisor:
         """A worker has ended by itself."""
         if self._counts is not None:
             memory.shared(self._counts)[post.number] = ABSENT
+        if self._bank is not None:
+            self._bank.forget(post.number)
         self._past = tallies.join([self._past, tallies.ended(post.tally)])
         post.tally = {}
         for users in self._users.values():
@@ -198,7 +207,10 @@ class Supervisor:
             return
         for descriptor in descriptors:  # workers send no others
             os.close(descriptor)
-        if "socket" in message:
+        if "leases" in message:
+            if self._bank is not None:
+                self._bank.heard(post.number, message)
+        elif "socket" in message:
             self._hand_over(post, message)
         elif "release" in message:
             self._release(post, (message["release"], message["node_id"]))

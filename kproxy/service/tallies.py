@@ -17,6 +17,9 @@ from kproxy.core.limits import TOP_KEYS
 PRESENT = frozenset({"connections", "keys", "windows"})
 """What is at the moment, and ends with the worker; all else has happened, and stays."""
 
+SHARED = frozenset({"remaining", "resets_in"})
+"""Of a window that all workers have in common: who tells least has heard of it last."""
+
 Tally = Mapping[str, Any]
 
 
@@ -42,8 +45,8 @@ def _add(joined: dict[str, Any], tally: Tally) -> None:
     for name, value in tally.items():
         if isinstance(value, Mapping):
             _add(joined.setdefault(name, {}), value)
-        elif name == "resets_in":  # of one window that all share
-            joined[name] = max(joined.get(name, value), value)
+        elif name in SHARED:
+            joined[name] = min(joined.get(name, value), value)
         else:
             joined[name] = joined.get(name, 0) + value
 

@@ -19,6 +19,7 @@ import structlog
 from kproxy.config.model import Config
 from kproxy.core.limits import Limits
 from kproxy.core.observed import Watch
+from kproxy.core.tenant import Tenant
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError
 from kproxy.net import tls
@@ -31,6 +32,7 @@ from kproxy.observe.requestlog import RequestLog
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
 from kproxy.service.doors import Doors
+from kproxy.service.leasing import Holder
 from kproxy.service.memory import shared, unpacked
 from kproxy.service.status import Status
 
@@ -74,10 +76,13 @@ class Worker:
         self._sockets: dict[int, asyncio.Future[socket.socket]] = {}
         self._links: dict[str, ClusterLink] = {}
         self._listeners: dict[str, Listener] = {}
-        self._limits = build.limits(config)
         self._doors = Doors(config)
         self._request_log: RequestLog | None = None
         self._watches: list[Watch] = []
+        shared_limits = config.limits and order.counts is not None
+        self._tenant = Tenant(config.workers, loop_time) if shared_limits else None
+        self._holder: Holder | None = None
+        self._limits = build.limits(config, self._tenant)
         self._status = Status(self._links, self._listeners, self._limits)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
@@ -95,6 +100,8 @@ class Worker:
             self._channel.send({"failed": str(error)})
             await self._drain.wait()
             return 1
+        if self._tenant is not None:
+            self._holder = Holder(self._tenant, self._channel.send)
         for name, cluster in self._config.clusters.items():
             of_cluster = build.cluster_settings(name, cluster, self._doors)
             self._links[name] = ClusterLink(of_cluster, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
@@ -130,6 +137,8 @@ class Worker:
         await asyncio.gather(*drains)
         if self._request_log is not None:
             await self._request_log.close()
+        if self._holder is not None:
+            self._holder.close()
         self._channel.send({"tally": self._tally()})
         for served in self._listeners.values():
             await served.close()
@@ -197,7 +206,10 @@ class Worker:
         )
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
-        if "socket" in message:
+        if "leases" in message:
+            if self._holder is not None:
+                self._holder.heard(message)
+        elif "socket" in message:
             future = self._sockets[message["socket"]]
             if descriptors:
                 future.set_result(socket.socket(fileno=descriptors[0]))
@@ -209,6 +221,11 @@ class Worker:
             self._tasks.spawn("status", self._status.answer(message, self._channel.send))
         elif "tally" in message:
             self._channel.send({"tally": self._tally()})
+
+
+def loop_time() -> float:
+    """Return the time of the running loop."""
+    return asyncio.get_running_loop().time()
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ The proxy's traffic is in its worker, the supervisor's child::
     before = resident_bytes(worker)
 """
 
+import contextlib
 from pathlib import Path
 
 from kproxy.testing.waiting import wait_until
@@ -41,11 +42,27 @@ def workers_of(supervisor: int, many: int, but: int | None = None, timeout_secon
 
 def connections_to(pid: int, port: int) -> int:
     """Return how many connections to a port of its own a process has open."""
-    theirs = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    theirs = sockets_of(pid)
     found = 0
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         _, local, _, state, *_, inode = line.split()[:10]
-        found += local.endswith(f":{port:04X}") and state == "01" and f"socket:[{inode}]" in theirs
+        found += local.endswith(f":{port:04X}") and state == "01" and inode in theirs
+    return found
+
+
+def listens(pid: int) -> bool:
+    """Tell whether a process has a TCP socket that listens."""
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return bool({line.split()[9] for line in lines if line.split()[3] == "0A"} & sockets_of(pid))
+
+
+def sockets_of(pid: int) -> set[str]:
+    """Return the inodes of a process's sockets, as far as they stay while it is looked."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.add(link.readlink().name.removeprefix("socket:[").removesuffix("]"))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clients.gateway import on_uvloop
-from clients.proc import children, connections_to, workers_of
+from clients.proc import children, connections_to, listens, workers_of
 from clients.program import Run, running
 from clients.raw import HEARTBEAT_OK, RawClient, heartbeat
 
@@ -93,19 +93,6 @@ async def still_served(client: RawClient) -> bool:
     except (EOFError, ConnectionError):
         return False
     return True
-
-
-def listens(pid: int) -> bool:
-    """Tell whether a process has a socket that listens."""
-    listening = {
-        line.split()[9] for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines() if " 0A " in line
-    }
-    return any(f"socket:[{inode}]" == link.readlink().name for link in descriptors(pid) for inode in listening)
-
-
-def descriptors(pid: int) -> list[Path]:
-    """List the open files of a process."""
-    return [link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
 
 
 @on_uvloop
