@@ -122,6 +122,10 @@ class Listener(Model):
     # OpenSSH's MaxStartups is 100 for a few logins a minute; after a restart all clients of a proxy come back at once.
     unauthenticated_max: Count = 1000
     """How many may be on their way in at once; then the oldest of the busiest address is pushed out."""
+    # Kafka's max.connection.creation.rate is unbounded unless set; a handshake of TLS costs a millisecond or two, so
+    # these keep a core busy.
+    accept_rate: Count = 1000
+    """How many connections an address may make in a second, where there is TLS, a login or a PROXY header."""
     # Kafka's socket.request.max.bytes.
     request_bytes_max: Size = written("100MiB")
     """The largest request a client may send."""

@@ -22,6 +22,7 @@ class Cause(StrEnum):
     UNKNOWN_SERVER_NAME = "unknown server name"
     PROXY_HEADER = "bad proxy protocol header"
     ADDRESS_DENIED = "address not allowed"
+    TOO_MANY_ARRIVALS = "too many connections a second"
     LOGIN_REQUIRED = "login required"
     LOGIN_REFUSED = "login refused"
     LOGIN_TIMEOUT = "login timeout"

@@ -43,9 +43,10 @@ class Door:
     def _arrived(self, conn: socket.socket, address: tuple[Any, ...]) -> None:
         entry = self._entry
         host = str(address[0])
-        if entry.networks is not None and entry.proxies is None and not within(host, entry.networks):
+        cause = None if entry.proxies is not None else entry.objection(host)
+        if cause is not None:
             conn.close()
-            entry.turn_away(Cause.ADDRESS_DENIED, host)
+            entry.turn_away(cause, host)
             return
         arrival = Arrival(conn, Guest(host, int(address[1])), entry, self._admit)
         arrival.task = entry.tasks.spawn(f"let in {host}", arrival.enter())
@@ -107,8 +108,8 @@ class Arrival:
                         return Cause.PROXY_HEADER, "it is none of trusted_proxies"
                     if not await self._read_proxy_header():
                         return Cause.CLIENT_CLOSED, ""
-                    if entry.networks is not None and not within(self.host, entry.networks):
-                        return Cause.ADDRESS_DENIED, ""
+                    if (cause := entry.objection(self.host)) is not None:
+                        return cause, ""
                 await self._connect(deadline)
         except Malformed as error:
             return Cause.PROXY_HEADER, str(error)

@@ -14,7 +14,8 @@ from typing import Protocol
 import structlog
 
 from kproxy.core.acceptor import ANONYMOUS, Accepted, Challenge, Identity, Refused, Step, Work
-from kproxy.core.addresses import Network
+from kproxy.core.addresses import Network, within
+from kproxy.core.arrivals import ArrivalRate
 from kproxy.core.causes import Cause
 from kproxy.core.clientlogin import Terms
 from kproxy.core.distinguished import Certificate
@@ -110,20 +111,32 @@ class Entry:
     """Whom to tell that a connection that was accepted has ended; None: this process has no others beside it."""
     login_timeout_seconds: float = 10.0
     waiting_max: int = 1000
+    arrivals_per_second: float = 1000.0
+    """Of one address; for those that are not open at once."""
     penalty: Penalty = field(default_factory=Penalty)
     quiet: Suppressor = field(default_factory=Suppressor)
     tally: Tally = field(init=False)
+    rate: ArrivalRate = field(init=False)
     crowd: Crowd = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with nobody there."""
         self.tally = self.front.tally
+        self.rate = ArrivalRate(self.arrivals_per_second)
         self.crowd = Crowd(self.waiting_max, self.tally)
 
     @property
     def open_at_once(self) -> bool:
         """Whoever connects is in."""
         return self.proxies is None and self.tls is None and self.terms is None
+
+    def objection(self, host: str) -> Cause | None:
+        """Say why an address may not even try to get in, if so; counts it otherwise."""
+        if self.networks is not None and not within(host, self.networks):
+            return Cause.ADDRESS_DENIED
+        if self.open_at_once or self.rate.allows(host, asyncio.get_running_loop().time()):
+            return None
+        return Cause.TOO_MANY_ARRIVALS
 
     def turn_away(self, cause: Cause, host: str, **fields: object) -> None:
         """Count, and log at a bounded rate, that a connection ended before it was in."""

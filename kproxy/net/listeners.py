@@ -79,6 +79,7 @@ class ListenerSettings:
     terms: Terms | None = None
     login_timeout_seconds: float = 10.0
     waiting_max: int = 1000
+    arrivals_per_second: float = 1000.0
     mechanism_for: Callable[[Identity], Mechanism | None] | None = None
     """How to log in to the brokers for a client; None: as kproxy does."""
     access: Access | None = None
@@ -171,6 +172,7 @@ class Listener:
             judge=self._judge if terms is not None and terms.judged_upstream else None,
             login_timeout_seconds=settings.login_timeout_seconds,
             waiting_max=settings.waiting_max,
+            arrivals_per_second=settings.arrivals_per_second,
         )
 
     @property

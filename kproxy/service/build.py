@@ -70,6 +70,7 @@ def listener_settings(name: str, listener: Listener, doors: Doors, workers: int 
         terms=doors.terms(name),
         login_timeout_seconds=listener.login_timeout,
         waiting_max=-(-listener.unauthenticated_max // workers),
+        arrivals_per_second=max(listener.accept_rate / workers, 1.0),
         mechanism_for=doors.mechanism_for(listener.cluster),
         networks=None if listener.access is None else listener.access.cidrs,
         access=access(listener.access),

@@ -165,6 +165,39 @@ async def test_a_proxy_header_from_anybody() -> None:
         assert "trusted_proxies" in only_warning(gateway)["error"]
 
 
+# Who may not even try.
+
+
+@pytest.mark.parametrize("door", ["none", "TLS", "PROXY"])
+@on_uvloop
+async def test_addresses_that_are_not_let_in(tls: dict[str, Any], door: str) -> None:
+    """Whose address is not among ``cidrs`` is closed before a byte of it is read, or after its PROXY header."""
+    more: dict[str, Any] = {"none": {}, "TLS": {"tls": tls}, "PROXY": TRUSTED}[door]
+    async with serving(access={"cidrs": ["127.0.0.2/32", "203.0.113.9/32"]}, **more) as (gateway, _):
+        preamble = proxy_v1("203.0.113.10") if door == "PROXY" else b""
+        async with Stranger(gateway.address, preamble=preamble) as client:
+            await client.assert_closed()
+        await until_turned_away(gateway, Cause.ADDRESS_DENIED)
+        if door == "none":
+            async with Stranger(gateway.address, local_host="127.0.0.2") as client:
+                await client.heartbeat()
+        elif door == "PROXY":
+            async with Stranger(gateway.address, preamble=proxy_v1("203.0.113.9")) as client:
+                await client.heartbeat()
+
+
+@on_uvloop
+async def test_a_storm_from_one_address(sasl: dict[str, Any]) -> None:
+    """An address that connects too often is closed at the door, and another one gets in meanwhile."""
+    async with serving(sasl=sasl, accept_rate=3) as (gateway, _), AsyncExitStack() as storm:
+        for _ in range(9):
+            await storm.enter_async_context(Stranger(gateway.address))
+        await until_turned_away(gateway, Cause.TOO_MANY_ARRIVALS, 3)
+        async with Stranger(gateway.address, local_host="127.0.0.2") as client:
+            await client.send_bytes(API_VERSIONS)
+            await client.receive()
+
+
 # Who takes too long.
 
 SILENCES: dict[str, tuple[set[str], bytes]] = {
