@@ -9,7 +9,6 @@ Nothing here opens a file of keys or tokens, or an address: that is done when a 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -19,27 +18,16 @@ from pydantic import (
     Field,
     PlainValidator,
     StringConstraints,
-    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 
 from kproxy.config.base import Model, written
 from kproxy.config.problems import Loc, Problem, listed
-from kproxy.config.values import AS_TEXT, Duration, Password, Surroundings, quoted
+from kproxy.config.values import Duration, FilePath, Password, quoted
 from kproxy.core.oauthbearer import valid_extension
 
 URL_CHARACTERS_MAX = 2048
-
-
-def parse_path(value: object, info: ValidationInfo) -> Path:
-    """Turn the path of a file into one that begins at the configuration's folder. A Path, from Python, is kept."""
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"{quoted(value)} is not the path of a file; write one, as in keys.json")
-    directory = info.context.directory if isinstance(info.context, Surroundings) else Path()
-    return Path(directory / value)
 
 
 def parse_url(value: object) -> str:
@@ -71,12 +59,6 @@ def check_extensions(extensions: dict[str, str]) -> dict[str, str]:
     return extensions
 
 
-FilePath = Annotated[
-    Path,
-    PlainValidator(parse_path),
-    WithJsonSchema({"type": "string", "minLength": 1, "examples": ["keys.json"]}),
-    AS_TEXT,
-]
 Url = Annotated[
     str,
     PlainValidator(parse_url),

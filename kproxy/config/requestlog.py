@@ -12,7 +12,6 @@ works but has a price, by ``doubts``. Never here: a producer, or a file that is 
 import re
 from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -21,7 +20,6 @@ from pydantic import (
     Field,
     PlainValidator,
     StringConstraints,
-    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -29,7 +27,7 @@ from pydantic import (
 from kproxy.config.base import Model, Switch, written
 from kproxy.config.limitvalues import ClientIds, Listeners, Networks, Principals, check_match
 from kproxy.config.problems import Problem, nearest, suggestion
-from kproxy.config.values import AS_TEXT, Address, Count, Duration, Password, Surroundings, quoted
+from kproxy.config.values import Address, Count, Duration, FilePath, Password, quoted
 from kproxy.wire.apis import APIS
 
 if TYPE_CHECKING:
@@ -89,16 +87,6 @@ def parse_topic(value: object) -> str:
     raise ValueError(f"{quoted(value)} is no name of a topic; use letters, digits, '.', '_' and '-', 249 at most")
 
 
-def parse_path(value: object, info: ValidationInfo) -> Path:
-    """Turn a text into a path; a relative one begins at the folder of the configuration file."""
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"{quoted(value)} is no path of a file; write one, as in /var/log/kproxy/requests.jsonl")
-    around = info.context
-    return (around.directory if isinstance(around, Surroundings) else Path()) / value
-
-
 def parse_sample(value: object) -> float:
     """Turn ``0.01`` into a part of the whole, 0 to 1."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -117,7 +105,6 @@ def check_fields(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-FilePath = Annotated[Path, PlainValidator(parse_path), WithJsonSchema({"type": "string", "minLength": 1}), AS_TEXT]
 Sample = Annotated[float, PlainValidator(parse_sample), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 TopicName = Annotated[str, PlainValidator(parse_topic), WithJsonSchema({"type": "string", "pattern": _TOPIC.pattern})]
 LoggedApi = Annotated[str, PlainValidator(parse_api), WithJsonSchema({"type": "string", "enum": sorted(_API_NAMES)})]

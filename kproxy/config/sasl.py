@@ -13,9 +13,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from kproxy.config.base import Model, Switch
-from kproxy.config.oauth import ClientOauth, FilePath, UpstreamOauth
+from kproxy.config.oauth import ClientOauth, UpstreamOauth
 from kproxy.config.problems import listed
-from kproxy.config.values import Duration, Password
+from kproxy.config.values import Duration, FilePath, Password
 
 Username = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
 

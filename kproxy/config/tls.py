@@ -10,36 +10,23 @@ told when TLS is set up (``net.tls``), at a start as at each renewal. A mistake 
 
 import ipaddress
 import re
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
-    PlainSerializer,
     PlainValidator,
-    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from kproxy.config.base import Model, Switch, written
-from kproxy.config.values import Duration, Password, Surroundings, quoted
+from kproxy.config.values import Duration, FilePath, Password, quoted
 from kproxy.core.distinguished import RULES_MAX, PrincipalRules
 
 _DNS_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 _DNS_CHARACTERS_MAX = 253
-
-
-def parse_file(value: object, info: ValidationInfo) -> Path:
-    """Turn a path into one that does not depend on where kproxy was started."""
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"{quoted(value)} is not a path; write one, as in certs/kafka.pem")
-    around = info.context
-    return (around.directory if isinstance(around, Surroundings) else Path()) / value
 
 
 def parse_version(value: object) -> object:
@@ -64,12 +51,6 @@ def _is_address(text: str) -> bool:
     return True
 
 
-FilePath = Annotated[
-    Path,
-    PlainValidator(parse_file),
-    PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "minLength": 1, "examples": ["certs/kafka.pem"]}),
-]
 MinVersion = Annotated[
     Literal["1.2", "1.3"],
     BeforeValidator(parse_version),

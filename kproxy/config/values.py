@@ -231,6 +231,16 @@ def _check_name(host: str, shown: str, example: str) -> None:
             raise ValueError(f"{shown} holds no valid IPv4 address; write four numbers from 0 to 255") from None
 
 
+def parse_path(value: object, info: ValidationInfo) -> Path:
+    """Turn a path into one that begins at the configuration's folder. A Path, from Python, is kept."""
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{quoted(value)} is not the path of a file; write one, as in certs/kafka.pem")
+    around = info.context
+    return (around.directory if isinstance(around, Surroundings) else Path()) / value
+
+
 def parse_secret(value: object, info: ValidationInfo) -> Secret:
     """Turn ``{env: NAME}``, ``{file: PATH}`` or a literal into a Secret; no error quotes a literal or a content."""
     if isinstance(value, Secret):
@@ -355,6 +365,12 @@ Advertise = Annotated[
     HostPort,
     PlainValidator(parse_advertise),
     _address_schema("kafka.example.com:9092", "kafka-{node}.example.com:9092"),
+    AS_TEXT,
+]
+FilePath = Annotated[
+    Path,
+    PlainValidator(parse_path),
+    WithJsonSchema({"type": "string", "minLength": 1, "examples": ["certs/kafka.pem"]}),
     AS_TEXT,
 ]
 HostName = Annotated[

@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 from kproxy.service.channel import Message
-from kproxy.service.joined import ended, join
+from kproxy.service.tallies import ended, join
 
 ANSWER_SECONDS = 2.0
 """How long a worker may take; Kubernetes gives a probe one second by default, Prometheus a scrape ten."""

@@ -1,9 +1,11 @@
 """Counters of several workers made one: what grows is added up, over workers that have ended, too.
 
-A tally is what a worker sends: numbers, and mappings of names to them, however deep::
+A tally is what a worker sends: numbers, lists of them, and mappings of names to either, however deep::
 
     >>> join([{"bytes_in": 5, "closed": {"idle": 1}}, {"bytes_in": 7, "closed": {"idle": 2, "drained": 1}}])
     {'bytes_in': 12, 'closed': {'idle': 3, 'drained': 1}}
+    >>> join([{"opened": 5, "lag": [1, 0]}, {"opened": 7, "lag": [0, 2]}])
+    {'opened': 12, 'lag': [1, 2]}
     >>> ended({"opened": 5, "connections": 2})
     {'opened': 5}
 """
@@ -14,7 +16,7 @@ from typing import Any
 
 from kproxy.core.limits import TOP_KEYS
 
-PRESENT = frozenset({"connections", "keys", "windows"})
+PRESENT = frozenset({"connections", "keys", "principals", "waiting", "windows"})
 """What is at the moment, and ends with the worker; all else has happened, and stays."""
 
 SHARED = frozenset({"remaining", "resets_in"})
@@ -47,6 +49,9 @@ def _add(joined: dict[str, Any], tally: Tally) -> None:
             _add(joined.setdefault(name, {}), value)
         elif name in SHARED:
             joined[name] = min(joined.get(name, value), value)
+        elif isinstance(value, list):
+            before = joined.get(name, [0] * len(value))
+            joined[name] = [one + other for one, other in zip(before, value, strict=True)]
         else:
             joined[name] = joined.get(name, 0) + value
 
@@ -54,8 +59,9 @@ def _add(joined: dict[str, Any], tally: Tally) -> None:
 def _shorten(joined: dict[str, Any]) -> None:
     """Keep of each limit as many keys as one worker tells."""
     for limit in joined.get("limits", {}).values():
-        top = nlargest(TOP_KEYS, limit.get("top", {}).items(), key=lambda entry: entry[1])
-        limit["top"] = {key: round(seconds, 3) for key, seconds in top}
+        if "top" in limit:
+            top = nlargest(TOP_KEYS, limit["top"].items(), key=lambda entry: entry[1])
+            limit["top"] = {key: round(seconds, 3) for key, seconds in top}
         if "windows" in limit:
             fullest = nsmallest(TOP_KEYS, limit["windows"].items(), key=lambda entry: entry[1]["remaining"])
             limit["windows"] = dict(fullest)

@@ -66,7 +66,7 @@ def test_a_cluster() -> None:
         ({"jwks_file": None}, "give the issuer's keys by one of jwks_file and jwks_url"),
         ({"jwks_url": "https://id.example.com/"}, "give the issuer's keys by one of jwks_file and jwks_url"),
         ({"ca_file": "ca.pem"}, "ca_file is for jwks_url; leave it out"),
-        ({"jwks_file": ""}, "'' is not the path of a file; write one, as in keys.json"),
+        ({"jwks_file": ""}, "'' is not the path of a file; write one, as in certs/kafka.pem"),
         ({"jwks_file": 7}, "'7' is not the path of a file"),
         ({"jwks_file": "a\0b"}, "is not the path of a file"),
         ({"issuer": None}, "Field required"),

@@ -72,9 +72,9 @@ def test_it_travels(model: type[Model], entries: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("entries", "advice"),
     [
-        ({"cert_file": ""}, "'' is not a path; write one, as in certs/kafka.pem"),
-        ({"key_file": 5}, "'5' is not a path"),
-        ({"key_file": "a\0b"}, "is not a path"),
+        ({"cert_file": ""}, "'' is not the path of a file; write one, as in certs/kafka.pem"),
+        ({"key_file": 5}, "'5' is not the path of a file"),
+        ({"key_file": "a\0b"}, "is not the path of a file"),
         ({"min_version": "1.1"}, "'1.2' or '1.3'"),
         ({"min_version": 1.1}, "'1.2' or '1.3'"),
         ({"client_auth": "needed"}, "'none', 'optional' or 'required'"),

@@ -1,7 +1,6 @@
 """What the supervisor knows of its workers: answers, silence, ends; and that counters never go down."""
 
 import asyncio
-import doctest
 import json
 import os
 from typing import Any
@@ -10,7 +9,6 @@ import pytest
 from clients.proc import open_descriptors
 
 from kproxy.service import desk as module
-from kproxy.service import joined
 from kproxy.service.desk import QUESTIONS_MAX, Desk
 from kproxy.service.usage import usage
 
@@ -41,11 +39,6 @@ async def turn() -> None:
     """Let others run."""
     for _ in range(5):
         await asyncio.sleep(0)
-
-
-def test_example() -> None:
-    """The examples in the modules' docstrings are true."""
-    assert doctest.testmod(joined) == (0, 2)
 
 
 async def test_every_worker_is_asked_at_once() -> None:
