@@ -857,13 +857,29 @@ def test_slots_are_given_back_at_once() -> None:
     assert limit is not None
 
 
+def test_slots_of_different_requests() -> None:
+    """A denied request's slot is found among those of others, whatever they asked."""
+    guard = Guard(Access((OK,)), metered=True, slots=2)
+    good, bad = produce(1, "ok-1"), fetch(2, "secret")
+    for _ in range(3):
+        assert guard.send(good + bad) == good
+        assert not guard.exchange.waits
+        guard.reply(produced(1, "ok-1"))
+    assert [frame[7] for frame in guard.client_got] == [1, 2] * 3
+    assert guard.send(good + good) == good + good
+
+
 def test_slots_of_what_was_let_through() -> None:
     """Where requests were let through as a connection is drained they have no slots, and give none back."""
     guard = Guard(Access((OK,)), metered=True, slots=1)
     good, bad = produce(1, "ok-1"), produce(2, "secret")
     assert guard.send(good + good + good) == good
     assert guard.exchange.flush() == good + good
+    guard.reply(produced(1, "ok-1"))
     assert guard.send(bad) == b""
+    guard.reply(produced(1, "ok-1") * 2)
+    assert [frame[7] for frame in guard.client_got] == [1, 1, 1, 2]
+    assert guard.send(good) == good  # whose slot has been given back, by then
     unlimited = Guard(Access((OK,)), metered=True)
     assert unlimited.send(bad) == b""
     assert len(unlimited.client_got) == 1
