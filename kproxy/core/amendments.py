@@ -140,7 +140,7 @@ def shown(permissions: Permissions, key: int, version: int, body: bytes) -> byte
     if key == ApiKey.LIST_GROUPS and permissions.allows(Operation.DESCRIBE, Resource.CLUSTER):
         return body
     shape = shapes.response(key, version)
-    values = shapes.read_whole(shape, body)
+    values, _ = shapes.read(shape, body)
     changes: list[Edit] = []
     if key in GROUPS_SHOWN:
         changes = _groups_shown(permissions, key, version, values["groups"] or shapes.Rows(0))

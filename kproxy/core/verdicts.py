@@ -171,7 +171,7 @@ def _amend(
     if not elements and not nested:
         return body
     shape = shapes.response(key, version)
-    values = shapes.read_whole(shape, body)
+    values, _ = shapes.read(shape, body)
     if values.get("error"):
         return body
     changes: list[Edit] = []

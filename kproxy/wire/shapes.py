@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from kproxy.errors import Malformed, Short, Unsupported
+from kproxy.errors import Short, Unsupported
 from kproxy.wire import primitives
 from kproxy.wire.apis import APIS, is_flexible
 from kproxy.wire.primitives import INT16, INT32, UUID_BYTES
@@ -193,14 +193,6 @@ def read(shape: Shape, data: bytes, pos: int = 0, until: str = "") -> tuple[Valu
 def count(shape: Shape, data: bytes, pos: int) -> tuple[int, int]:
     """Read an array's count (-1: null); return it and where the elements begin."""
     return primitives.compact_array(data, pos) if shape.flexible else primitives.array(data, pos)
-
-
-def read_whole(shape: Shape, body: bytes) -> Values:
-    """Read a body that ends where its last field does."""
-    values, end = read(shape, body)
-    if end != len(body):
-        raise Malformed(f"{len(body) - end} bytes behind the body")
-    return values
 
 
 def _rows(shape: Shape, data: bytes, pos: int) -> tuple[Rows | None, int]:

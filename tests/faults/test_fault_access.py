@@ -37,7 +37,7 @@ def ready(broker: FakeBroker) -> None:
 
 def error_of(body: bytes) -> tuple[str, int]:
     """Read the topic and the error of a Produce answer v7."""
-    (topic,) = shapes.read_whole(shapes.response(PRODUCE, 7), body)["topics"]
+    (topic,) = shapes.read(shapes.response(PRODUCE, 7), body)[0]["topics"]
     return topic["name"], topic["partitions"][0]["error"]
 
 
@@ -191,7 +191,7 @@ async def test_apis_that_vanish() -> None:
                 if not dry_run:
                     request = shapes.write(shapes.request(20, 1), {"topics": [{"name": "t"}], "timeout_ms": 1})
                     body = await client.ask(ApiKey.DELETE_TOPICS, 1, request)
-                    assert shapes.read_whole(shapes.response(20, 1), body)["topics"] == [
+                    assert shapes.read(shapes.response(20, 1), body)[0]["topics"] == [
                         {"name": "t", "error": TOPIC_AUTHORIZATION_FAILED}
                     ]
         assert cluster.brokers[1].of(ApiKey.DELETE_TOPICS) == []
@@ -241,7 +241,7 @@ async def test_an_id_nobody_has_seen() -> None:
             while not codes or codes[-1]:
                 answer = await client.ask(PRODUCE, 13, body)
                 codes.append(
-                    shapes.read_whole(shapes.response(PRODUCE, 13), answer)["topics"][0]["partitions"][0]["error"]
+                    shapes.read(shapes.response(PRODUCE, 13), answer)[0]["topics"][0]["partitions"][0]["error"]
                 )
                 await asyncio.sleep(0.02)
         assert codes[0] == 100
