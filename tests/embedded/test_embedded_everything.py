@@ -4,6 +4,7 @@ Each has tests of its own; here they must not disturb one another.
 """
 
 import json
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from kproxy.testing.certificates import Authority
 from kproxy.testing.embedded import EmbeddedCluster
 from kproxy.testing.ports import free_port_block
 from kproxy.testing.proxy import ConfiguredProxy
-from kproxy.testing.waiting import wait_until
 
 RECORDS = 600
 
@@ -94,14 +94,10 @@ def use(port: int, admin_port: int, ca_file: Path) -> None:
     consumer = Consumer(client | {"group.id": new_name("group"), "auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
     values: set[bytes | None] = set()
-
-    def read() -> bool:
-        message = consumer.poll(0.5)
-        if message is not None and message.error() is None:
-            values.add(message.value())
-        return len(values) == RECORDS
-
-    wait_until(read, 30, lambda: f"{RECORDS} records, not {len(values)}")
+    deadline = time.monotonic() + 30
+    while len(values) < RECORDS and time.monotonic() < deadline:
+        values |= {message.value() for message in consumer.consume(RECORDS, 0.2) if message.error() is None}
+    assert values == {b"%d" % number for number in range(RECORDS)}
     connected = json.loads(asked(admin_port, "clients"))["clients"]
     assert {one["principal"] for one in connected} == {"User:alice"}
     assert all(one["tls"].startswith("TLSv1.") for one in connected)
