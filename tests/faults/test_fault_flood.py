@@ -19,6 +19,7 @@ from kproxy.testing.certificates import Authority
 from kproxy.testing.embedded import EmbeddedCluster
 from kproxy.testing.ports import free_port_block
 from kproxy.testing.proxy import ConfiguredProxy
+from kproxy.testing.waiting import wait_until
 
 KIB = 1024
 
@@ -98,7 +99,7 @@ def test_a_flood(place: Place) -> None:
     p99(producer, topic)
     memory = resident_bytes(worker)
     with Flood(place.tls_port, place.plain_port, each=300) as flood:
-        assert place.waiting() > 500
+        wait_until(lambda: place.waiting() == 900, 10, lambda: f"{place.waiting()} of 900 to be accepted")
         p99(producer, topic)
         newcomer = place.producer()
         p99(newcomer, topic)
