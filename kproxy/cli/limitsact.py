@@ -53,12 +53,12 @@ Row = tuple[str, ...]
 
 
 def perform(console: Console, free: "Proxy", limited: "Proxy", stop: "Stop") -> None:
-    """Show it; ``limited`` is started here, with LIMITS. Raises KproxyError, or click.Abort when told to stop."""
+    """Show it; ``limited`` has been launched with LIMITS. Raises KproxyError, or click.Abort when told to stop."""
     told = "Two producers, a polite one and a greedy one, and a second kproxy with a limit for each client id:"
     console.print("", told, sep="\n", style="dim")
     console.print(f"$ {' '.join(limited.command)}", soft_wrap=True, style="bold")
     console.print(LIMITS, markup=False)
-    limited.start()
+    limited.wait_ready()
     scenes = (
         Scene("no limit, alone", free, 1.0, (POLITE,)),
         Scene("no limit", free, 1.0, (POLITE, GREEDY)),

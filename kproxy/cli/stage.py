@@ -54,12 +54,14 @@ def perform(*, once: bool) -> int:
             proxy = Proxy(cluster.bootstrap, stop)
             stack.push(proxy.end)
             console.print(f"$ {' '.join(proxy.command)}", soft_wrap=True, style="bold")
-            proxy.start()
+            proxy.launch()
+            proxy.wait_ready()
+            limited = Proxy(cluster.bootstrap, stop, limitsact.LIMITS)
+            stack.push(limited.end)
+            limited.launch()  # ready by the second act, while the first one's consumer joins its group
             before = proxy.tally()
             seen = Traffic(proxy.address, stop).run(console)
             Summary(seen, cluster.brokers, proxy.address, before, proxy.tally()).print(console)
-            limited = Proxy(cluster.bootstrap, stop, limitsact.LIMITS)
-            stack.push(limited.end)
             limitsact.perform(console, proxy, limited, stop)
             if not once:
                 _serve(console, proxy, limited, stop)
@@ -121,8 +123,8 @@ class Proxy:
             self.command += ["--config", str(path)]
         self._child: GuardedProcess | None = None
 
-    def start(self) -> None:
-        """Start it, and wait for the line that tells clients where to go."""
+    def launch(self) -> None:
+        """Start it and return at once; ``wait_ready`` comes next."""
         with self._output.open("wb") as output, self._log.open("wb") as log:
             self._child = GuardedProcess(
                 [sys.executable, "-m", "kproxy.cli", *self.command[1:], "--log-format", "json"],
@@ -130,6 +132,9 @@ class Proxy:
                 stdout=output,
                 stderr=log,
             )
+
+    def wait_ready(self) -> None:
+        """Wait for the line that tells clients where to go."""
         self._stop.wait_for(self._is_ready, START_SECONDS, "kproxy run to serve")
 
     def end(self, kind: object, error: BaseException | None, trace: object) -> None:  # noqa: ARG002 - of ExitStack

@@ -53,7 +53,7 @@ def stored(cluster: KafkaCluster, topic: str) -> int:
     try:
         return sum(consumer.get_watermark_offsets(TopicPartition(topic, at), 10)[1] for at in range(PARTITIONS))
     except KafkaException as error:
-        if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+        if error.args[0].code() not in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._UNKNOWN_PARTITION):
             raise
         return -1
     finally:
