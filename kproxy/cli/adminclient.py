@@ -47,12 +47,12 @@ def read_key(path: Path | None) -> str | None:
 class AdminClient:
     """See the module. One connection, kept as long as it holds."""
 
-    def __init__(self, address: str, key: str | None) -> None:
-        """Prepare to ask the API at an address, host:port or a path. Raises ConfigError."""
+    def __init__(self, address: str, key: str | None, option: str = "--admin") -> None:
+        """Prepare to ask the API at an address, host:port or a path, that ``option`` gave. Raises ConfigError."""
         try:
             self._bind = parse_admin_bind(address)
         except ValueError as error:
-            raise ConfigError(f"--admin: {error}") from None
+            raise ConfigError(f"{option}: {error}") from None
         self.address = str(self._bind)
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._has_key = key is not None
@@ -60,8 +60,11 @@ class AdminClient:
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - JSON is anything
         """Return what an answer holds. Raises KproxyError."""
+        return self._send("GET", path, None)
+
+    def _send(self, method: str, path: str, sent: bytes | None) -> Any:  # noqa: ANN401 - JSON is anything
         try:
-            status, body = self._ask(path)
+            status, body = self._ask(method, path, sent)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise KproxyError(
@@ -71,11 +74,20 @@ class AdminClient:
             advice = "the key is wrong" if self._has_key else "it wants a key: give --api-key-file, or KPROXY_ADMIN_KEY"
             raise KproxyError(f"the admin API at {self.address} refuses: {advice}")
         try:
-            if status == 200:
-                return json.loads(body)
+            answer = json.loads(body)
         except ValueError:
-            pass
+            answer = None
+        if status == 200 and answer is not None:
+            return answer
+        if sent is not None and isinstance(answer, dict) and status in {400, 409}:
+            if "mistakes" in answer:
+                raise ConfigError("\n".join(answer["mistakes"]))
+            raise KproxyError(f"the admin API at {self.address} refuses: {answer.get('error')}")
         raise KproxyError(f"what answers at {self.address} is no admin API of kproxy (HTTP {status} to {path})")
+
+    def put(self, path: str, body: bytes) -> Any:  # noqa: ANN401 - JSON is anything
+        """Return what an answer holds. Raises ConfigError for mistakes in what was sent, KproxyError for all else."""
+        return self._send("PUT", path, body)
 
     def close(self) -> None:
         """End the connection."""
@@ -83,17 +95,17 @@ class AdminClient:
             self._connection.close()
             self._connection = None
 
-    def _ask(self, path: str) -> tuple[int, bytes]:
+    def _ask(self, method: str, path: str, sent: bytes | None) -> tuple[int, bytes]:
         if self._connection is None:
             self._connection = _connect(self._bind)
         try:
-            self._connection.request("GET", path, headers=self._headers)
+            self._connection.request(method, path, sent, self._headers)
             response = self._connection.getresponse()
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             # It was idle for too long; on a new one whatever is wrong shows.
             self._connection.close()
             self._connection = _connect(self._bind)
-            self._connection.request("GET", path, headers=self._headers)
+            self._connection.request(method, path, sent, self._headers)
             response = self._connection.getresponse()
         body = response.read(ANSWER_BYTES_MAX + 1)
         if len(body) > ANSWER_BYTES_MAX:

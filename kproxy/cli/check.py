@@ -8,7 +8,9 @@
       listener public: 0.0.0.0:9092 to cluster main; clients use kafka.example.com:9092, broker N at port 9093 + N
       limit calm: 100 requests a second per client_ip, then throttle
 
-Warnings go to stderr. Exit code 2 for a mistake; with --connect, 1 where a broker cannot be used.
+With --against ADMIN the plan is told by which a kproxy that runs would come to it, and nothing is changed.
+Warnings go to stderr. Exit code 2 for a mistake; with --connect, 1 where a broker cannot be used; with --against, 1
+where that kproxy does not answer.
 """
 
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import click
 
+from kproxy.cli.adminclient import AdminClient, read_key
 from kproxy.cli.main import complain
 from kproxy.config.access import Access, AccessApis
 from kproxy.config.checks import range_start
@@ -29,7 +32,14 @@ from kproxy.config.sasl import Sasl
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--connect", is_flag=True, help="Also connect to the brokers and log in.")
-def check(file: Path, connect: bool) -> int:
+@click.option("--against", metavar="HOST:PORT|PATH", help="Tell what the kproxy with that admin API would change.")
+@click.option(
+    "--api-key-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="File with the admin API's key; also KPROXY_ADMIN_KEY itself.",
+)
+def check(file: Path, connect: bool, against: str | None, api_key_file: Path | None) -> int:
     """Find every mistake in the configuration FILE at once, or tell what would run."""
     loaded = load(file)
     doors = import_module("kproxy.service.doors").Doors(loaded.config)
@@ -44,6 +54,8 @@ def check(file: Path, connect: bool) -> int:
         click.echo(f"  limit {limit.name}: {_limit(limit)}")
     if (admin := loaded.config.admin) is not None:
         click.echo(f"  admin: {admin.bind}, {'with a key' if admin.api_key else 'without a key'}")
+    if against is not None:
+        _tell_plan(file, AdminClient(against, read_key(api_key_file), "--against"))
     if not connect:
         return 0
     problems: list[str] = import_module("kproxy.service.probe").check_connect(loaded.config)
@@ -51,6 +63,17 @@ def check(file: Path, connect: bool) -> int:
     if not problems:
         click.echo("brokers: ok")
     return 1 if problems else 0
+
+
+def _tell_plan(file: Path, admin: AdminClient) -> None:
+    """Tell what a kproxy that runs would do, by its own flags and environment."""
+    try:
+        answer = admin.put("/config?dry_run=true", file.read_bytes())
+    finally:
+        admin.close()
+    click.echo(f"against {admin.address}:{'' if answer['plan'] else ' nothing to change'}")
+    for line in answer["plan"]:
+        click.echo(f"  {line}")
 
 
 def _cluster(cluster: Cluster) -> str:

@@ -60,7 +60,8 @@ def run(
     Give --listen and --bootstrap, or --config. Beside a file, --listen, --advertise and --addressing set its only
     listener, --workers is for all of it, the others set its only cluster.
     """
-    loaded = from_flags(Flags(**flags, tls_upstream=tls_upstream, workers=workers), config)
+    given = Flags(**flags, tls_upstream=tls_upstream, workers=workers)
+    loaded = from_flags(given, config)
     log_format = log_format or log.default_format()
     log.configure(log_format, log_level)
     logger = structlog.get_logger("kproxy.config")
@@ -71,5 +72,6 @@ def run(
     for doubt in doors.doubts():
         logger.warning(doubt)
     supervisor = import_module("kproxy.service.supervisor")
-    code: int = supervisor.run(loaded.config, log_format=log_format, log_level=log_level)
+    origin = import_module("kproxy.service.reloads").Origin(given, config)
+    code: int = supervisor.run(loaded.config, origin=origin, log_format=log_format, log_level=log_level)
     return code

@@ -53,12 +53,20 @@ def load(config: Path | str, *, environ: Mapping[str, str] = os.environ) -> Load
     return _finish(_read(config), environ)
 
 
-def from_flags(flags: Flags, config: Path | str | None = None, *, environ: Mapping[str, str] = os.environ) -> Loaded:
+def from_flags(
+    flags: Flags,
+    config: Path | str | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    directory: Path = Path(),
+) -> Loaded:
     """Make the same configuration from flags, or lay them over a file, where they win.
 
     Beside a file, listen, advertise and addressing set the file's only listener; bootstrap, mechanism, username and
     password_file its only cluster; where the file has several, giving one of them is a mistake. A file without any
     gets one. KPROXY_USERNAME and KPROXY_PASSWORD fill in what neither a flag nor the file's only cluster gives.
+
+    ``directory``: where relative paths of a text begin; a file's begin where it stands.
 
     Raises:
         ConfigError: one line for each mistake.
@@ -68,14 +76,14 @@ def from_flags(flags: Flags, config: Path | str | None = None, *, environ: Mappi
         if missing:
             example = "--listen 127.0.0.1:9092 --bootstrap kafka1:9092"
             raise ConfigError(f"{' and '.join(missing)} missing; give {example}, or --config FILE")
-    draft = _read(config) if config is not None else Draft({"clusters": {}, "listeners": {}}, Path())
+    draft = _read(config, directory) if config is not None else Draft({"clusters": {}, "listeners": {}}, Path())
     if isinstance(draft.data, dict):
         lay_over(draft, flags, environ)
     return _finish(draft, environ)
 
 
-def _read(config: Path | str) -> Draft:
-    label, directory, text = "config", Path(), config
+def _read(config: Path | str, directory: Path = Path()) -> Draft:
+    label, text = "config", config
     if isinstance(config, Path):
         label, directory = str(config), config.parent
         text = _file_text(config)

@@ -339,6 +339,16 @@ class Store:
         self._lost: set[int] = set()
         self._out: dict[int, dict[Place, tuple[Told | None, Told | None]]] = {}
 
+    def change(self, limits: Iterable["Limit"]) -> None:
+        """Keep leases of these limits from now on; those that were there before keep theirs."""
+        self._limits = {limit.id: self._limits.get(limit.id, limit) for limit in limits}
+        for place in [place for place in self._accounts if place[0] not in self._limits]:
+            del self._accounts[place]
+            self._hungry.pop(place, None)
+            for out in self._out.values():
+                out.pop(place, None)
+        self._swept = deque(place for place in self._swept if place in self._accounts)
+
     def heard(self, who: int, entries: Iterable[Entry], now: float) -> bool:
         """Take what a process has reported; False: it had been given up, and must begin anew (``Tenant.reset``)."""
         self._heard_at[who] = now

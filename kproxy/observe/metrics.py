@@ -62,6 +62,8 @@ class Snapshot:
     processes: Sequence[Process]
     descriptors_max: int
     """Of each process."""
+    reloads: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of the configuration: succeeded, refused, changed_at."""
 
 
 @dataclass(slots=True)
@@ -131,6 +133,12 @@ class _Collector(Collector):
         yield _gauge("process_open_descriptors", files, ("process",), [((p.name,), p.descriptors) for p in of])
         text = "How many files and sockets a process may have open."
         yield _gauge("process_max_descriptors", text, (), [((), now.descriptors_max)])
+        results = [((result,), now.reloads[result]) for result in ("succeeded", "refused") if result in now.reloads]
+        text = "Configurations that were to be applied, from the file, SIGHUP or the admin API."
+        yield _counter("reloads", text, ("result",), results)
+        at = now.reloads.get("changed_at")
+        text = "When a configuration was last applied, in seconds since 1970; absent: not since the start."
+        yield _gauge("last_reload_time_seconds", text, (), [] if at is None else [((), at)])
         lag = now.counters.get("loop_lag")
         if lag is not None:
             text = "How late workers serve what is ready, sampled ten times a second."

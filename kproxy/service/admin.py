@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 
 from kproxy.config.admin import Admin
-from kproxy.config.values import SocketPath
+from kproxy.config.values import HostPort, SocketPath
 from kproxy.errors import KproxyError
 from kproxy.net.tasks import Tasks
 from kproxy.service.api import Api, House
@@ -54,10 +54,9 @@ class AdminServer:
         self._admin = admin
         self._bound = bound
         self._tasks = Tasks()
-        key = None if admin.api_key is None else admin.api_key.reveal()
-        hosts = None if isinstance(admin.bind, SocketPath) else LOOPBACK_HOSTS | {admin.bind.host.lower()}
+        self._guard = Guard(Api(house).app, *_admitted(admin), house.clock)
         config = uvicorn.Config(
-            Guard(Api(house).app, key, hosts, house.clock),
+            self._guard,
             http="h11",
             ws="none",
             lifespan="off",
@@ -73,6 +72,16 @@ class AdminServer:
         )
         self._server = _Server(config)
         self._socket: socket.socket | None = None
+
+    @property
+    def bind(self) -> HostPort | SocketPath:
+        """Where it is."""
+        return self._admin.bind
+
+    def admit(self, admin: Admin) -> None:
+        """Ask for another key, from the next request on."""
+        self._admin = admin
+        self._guard.admit(*_admitted(admin))
 
     def open(self) -> None:
         """Begin to serve. Raises KproxyError where its place cannot be had."""
@@ -101,6 +110,12 @@ class AdminServer:
             self._socket.close()
             if isinstance(self._admin.bind, SocketPath):
                 _remove(Path(self._admin.bind.path))
+
+
+def _admitted(admin: Admin) -> tuple[str | None, frozenset[str] | None]:
+    """Return the key, and the names by which the API may be called."""
+    key = None if admin.api_key is None else admin.api_key.reveal()
+    return key, None if isinstance(admin.bind, SocketPath) else LOOPBACK_HOSTS | {admin.bind.host.lower()}
 
 
 def unix_socket(path: Path) -> socket.socket:

@@ -14,13 +14,16 @@
     POST /drain                 stop as SIGTERM does
     GET  /openapi.json          all of this, for programs
 
-    PUT  /config, POST /reload  apply a configuration: only where the House can (``reload``)
+    PUT  /config                apply a configuration; with ?dry_run=true tell what would be done
+    POST /reload                apply the configuration file as it is now
 """
 
+import asyncio
 import resource
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,11 +35,12 @@ from kproxy import __version__
 from kproxy.config.masked import masked
 from kproxy.config.model import Config
 from kproxy.core.latency import BOUNDS_SECONDS
-from kproxy.errors import ConfigError
+from kproxy.errors import ConfigError, KproxyError
 from kproxy.observe.metrics import Kept, Process, Snapshot, expose
 from kproxy.service.desk import Desk, Document
 from kproxy.service.guard import AUTHORIZED
 from kproxy.service.openapi import ENDPOINTS, RELOADING, document
+from kproxy.service.reloads import Reloads
 from kproxy.service.usage import usage
 
 CLIENTS_MAX = 1000
@@ -63,11 +67,8 @@ class House:
     """The supervisor's own."""
     started_at: float = field(default_factory=time.time)
     clock: Callable[[], float] = time.monotonic
-    reload: Callable[[str | None], Awaitable[Document]] | None = None
-    """Apply a configuration, YAML, or None for the file's; return what has changed. Raises ConfigError.
-
-    None: it cannot be changed while kproxy runs.
-    """
+    reloads: Reloads | None = None
+    """None: the configuration cannot be changed while kproxy runs."""
 
 
 class Api:
@@ -93,8 +94,8 @@ class Api:
             "drain": self.drain,
             "openapi": self.openapi,
         }
-        self._endpoints = ENDPOINTS if house.reload is None else ENDPOINTS + RELOADING
-        if house.reload is not None:
+        self._endpoints = ENDPOINTS if house.reloads is None else ENDPOINTS + RELOADING
+        if house.reloads is not None:
             handlers |= {"put_config": self.put_config, "reload": self.reload}
         routes = [Route(at.path, handlers[at.name], methods=[at.method], name=at.name) for at in self._endpoints]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
@@ -123,6 +124,7 @@ class Api:
     async def metrics(self, request: Request) -> Response:
         """Write a scrape."""
         snapshot, _ = await self._snapshot()
+        self._kept.ids_max = self._house.config().metrics.max
         text, content_type = expose(
             snapshot, request.headers.get("accept", ""), self._kept, latency_bounds=BOUNDS_SECONDS
         )
@@ -172,6 +174,7 @@ class Api:
             connections_max={name: listener.connections_max for name, listener in house.config().listeners.items()},
             descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             processes=[Process(name, *found) for name, found in used if found is not None],
+            reloads={} if house.reloads is None else house.reloads.counts(),
         )
         return snapshot, reasons
 
@@ -231,7 +234,11 @@ class Api:
             {
                 "name": limit.name,
                 "limit": masked(limit),
-                "workers": [answer["limits"][limit.name] for answer in answers.values() if "limits" in answer],
+                "workers": [
+                    answer["limits"][limit.name]
+                    for answer in answers.values()
+                    if limit.name in answer.get("limits", {})  # a worker may be about to get it
+                ],
             }
             for limit in self._house.config().limits
         ]
@@ -249,7 +256,10 @@ class Api:
         return JSONResponse({"draining": True}, 202)
 
     async def put_config(self, request: Request) -> Response:
-        """Apply the configuration that is sent, all or nothing."""
+        """Apply the configuration that is sent, all or nothing; or tell what would be done."""
+        query = request.query_params
+        if set(query) - {"dry_run"} or query.get("dry_run", "false") not in {"true", "false"}:
+            raise HTTPException(400, "unknown parameter; known: dry_run=true, dry_run=false")
         body = b""
         async for part in request.stream():
             body += part
@@ -259,18 +269,28 @@ class Api:
             text = body.decode()
         except UnicodeDecodeError:
             raise HTTPException(400, "not UTF-8; send the configuration as YAML in UTF-8") from None
-        return await self._reload(text)
+        reloads = self._reloads()
+        if query.get("dry_run") == "true":
+            return await self._answered(reloads.plan(text))
+        return await self._answered(reloads.apply(text, "admin API"))
 
     async def reload(self, request: Request) -> Response:  # noqa: ARG002
         """Apply the configuration file as it is now."""
-        return await self._reload(None)
+        return await self._answered(self._reloads().apply(None, "admin API"))
 
-    async def _reload(self, text: str | None) -> Response:
-        assert self._house.reload is not None  # noqa: S101  or there would be no such path
+    def _reloads(self) -> Reloads:
+        assert self._house.reloads is not None  # noqa: S101  or there would be no such path
+        return self._house.reloads
+
+    async def _answered(self, change: Coroutine[Any, Any, Document]) -> Response:
+        # A client that goes away amid it must not leave it half done.
+        task = asyncio.ensure_future(change)  # noqa: TID251  shielded, and it ends by itself
         try:
-            return JSONResponse(await self._house.reload(text))
+            return JSONResponse(await asyncio.shield(task))
         except ConfigError as error:
             return JSONResponse({"error": "refused; nothing has changed", "mistakes": str(error).splitlines()}, 400)
+        except KproxyError as error:
+            return JSONResponse({"error": f"{error}; nothing has changed"}, 409)
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
         """Describe all of this."""

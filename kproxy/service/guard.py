@@ -36,10 +36,14 @@ class Guard:
     def __init__(self, app: _App, key: str | None, hosts: frozenset[str] | None, clock: Callable[[], float]) -> None:
         """Let through to ``app`` whoever has ``key``; ``hosts``: the names by which it may be called, None: any."""
         self._app = app
-        self._key = None if key is None else key.encode()
-        self._hosts = hosts
+        self.admit(key, hosts)
         self._clock = clock
         self._quiet = Suppressor()
+
+    def admit(self, key: str | None, hosts: frozenset[str] | None) -> None:
+        """Let these through from the next request on."""
+        self._key = None if key is None else key.encode()
+        self._hosts = hosts
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Serve one request."""

@@ -115,6 +115,10 @@ class Bank:
         """Keep them no more."""
         self._timer.cancel()
 
+    def change(self, limits: Iterable[Limit]) -> None:
+        """Keep leases of these from now on; what was there before stays as it is."""
+        self.store.change(limits)
+
     def heard(self, worker: int, message: Message) -> None:
         """Take a worker's report, and answer it."""
         self._got[worker] = message["got"]

@@ -134,11 +134,30 @@ ENDPOINTS = (
 )
 
 
-_CHANGED = {200: "It is applied; what has changed", 400: "It has mistakes, and nothing has changed"}
+_CHANGED = {
+    200: "It is applied, or would be; what has changed",
+    400: "It has mistakes, and nothing has changed",
+    409: "It cannot be applied now, and nothing has changed",
+}
+_STEP = _object(kind=_TEXT, what=_TEXT, details=_list(_TEXT), effect=_TEXT)
+_PLAN = _object(
+    applied=_BOOLEAN | {"description": "False: it was a dry run"},
+    plan=_list(_TEXT) | {"description": "A line for each step; none: there is nothing to do"},
+    steps=_list(_STEP) | {"description": "The same in parts; details are the options that differ"},
+    warnings=_list(_TEXT),
+)
 
 RELOADING = (
-    Endpoint("PUT", "/config", "put_config", "Apply the configuration that is sent, as YAML", _CHANGED, _ANYTHING),
-    Endpoint("POST", "/reload", "reload", "Apply the configuration file as it is now", _CHANGED, _ANYTHING),
+    Endpoint(
+        "PUT",
+        "/config",
+        "put_config",
+        "Apply the configuration that is sent, as YAML; the file stays as it is, and a later change of it wins",
+        _CHANGED,
+        _PLAN,
+        (("dry_run", "query", "true: change nothing, and tell what would be done"),),
+    ),
+    Endpoint("POST", "/reload", "reload", "Apply the configuration file as it is now", _CHANGED, _PLAN),
 )
 """What there is besides where the configuration can be changed."""
 

@@ -49,6 +49,7 @@ class Post:
         self.process: subprocess.Popen[bytes] | None = None
         self._heard = heard
         self._ending = asyncio.Event()
+        self._replacing = False
         self._waiter = ThreadPoolExecutor(1)  # the loop's own has too few threads for many workers
 
     async def keep(self, order: Callable[[], Order], died: Callable[["Post", int], None]) -> int:
@@ -60,9 +61,13 @@ class Post:
         while True:
             self.served = False
             self.tally = {}
-            code = await self._run_worker(order())
+            code = await self._run_worker(order)
             served = self.served
             self.served = False
+            replacing, self._replacing = self._replacing, False
+            if replacing and not self._ending.is_set():
+                died(self, code)
+                continue
             if not self._ending.is_set():
                 self.failures = 0 if served else self.failures + 1
                 pause = RESTART_SECONDS if served else min(pause * 2, RESTART_SECONDS_MAX)
@@ -85,13 +90,20 @@ class Post:
             self._ending.set()
             self.send({"drain": True})
 
+    def replace(self) -> None:
+        """End the worker at once, and start another without a pause: it would serve by an order that is no more."""
+        if not self._ending.is_set() and self.process is not None and self.process.returncode is None:
+            self._replacing = True
+            self.process.kill()
+
     def kill(self) -> None:
         """End the worker at once; start no other."""
         self._ending.set()
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
 
-    async def _run_worker(self, order: Order) -> int:
+    async def _run_worker(self, order_now: Callable[[], Order]) -> int:
+        order = order_now()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, os.fdopen(memory.packed(order), "rb") as packed:
             self.process = subprocess.Popen(  # noqa: ASYNC220, S603  our own program; it returns at once
@@ -105,9 +117,7 @@ class Post:
         if self._ending.is_set():
             self.channel.send({"drain": True})
         exited = asyncio.get_running_loop().run_in_executor(self._waiter, self.process.wait)
-        config = order.config
-        flush = config.request_log.flush_timeout if config.request_log else 0.0
-        code = await self._wait_for(exited, config.drain_timeout + flush + KILL_AFTER_SECONDS)
+        code = await self._wait_for(exited, lambda: _drain_seconds(order_now()) + KILL_AFTER_SECONDS)
         await self._hear_the_rest()
         self._desk.detach(self.process.pid)
         self.channel.close()
@@ -121,7 +131,7 @@ class Post:
             async with asyncio.timeout(1):
                 await self.channel.closed
 
-    async def _wait_for(self, exited: asyncio.Future[int], limit_seconds: float) -> int:
+    async def _wait_for(self, exited: asyncio.Future[int], limit_seconds: Callable[[], float]) -> int:
         await asyncio.wait(
             (exited, ending := asyncio.ensure_future(self._ending.wait())),  # noqa: TID251  awaited here
             return_when=asyncio.FIRST_COMPLETED,
@@ -129,12 +139,18 @@ class Post:
         ending.cancel()
         if not exited.done():
             with suppress(TimeoutError):
-                async with asyncio.timeout(limit_seconds):
+                async with asyncio.timeout(limit_seconds()):
                     await asyncio.shield(exited)
             if not exited.done() and self.process is not None:
                 _log.error("worker does not end; killing it", worker=self.number)
                 self.process.kill()
         return await exited
+
+
+def _drain_seconds(order: Order) -> float:
+    """Return what a worker may take to drain, as the configuration is by then."""
+    log = order.config.request_log
+    return order.config.drain_timeout + (log.flush_timeout if log else 0.0)
 
 
 def _stdout(order: Order) -> int | None:

@@ -2,7 +2,7 @@
 
 No traffic passes here, so nothing here can delay traffic. A replaced worker takes the sockets over as they are: no
 client is refused in between, and only the connections of the one that died are lost. Signals: SIGTERM and SIGINT drain,
-a second one stops at once; SIGUSR1 logs the counters, those of all workers joined.
+a second one stops at once; SIGUSR1 logs the counters, those of all workers joined; SIGHUP reads the file again.
 """
 
 import asyncio
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import structlog
 
+from kproxy.config.admin import Admin
+from kproxy.config.diff import Plan
 from kproxy.config.model import Config
 from kproxy.errors import KproxyError
 from kproxy.net.tasks import Tasks
@@ -29,6 +31,8 @@ from kproxy.service.channel import Message
 from kproxy.service.desk import Desk
 from kproxy.service.leasing import Bank
 from kproxy.service.post import Post
+from kproxy.service.reloads import Origin, Reloads
+from kproxy.service.turnover import AdminTurn, Rebinding, Turnover
 from kproxy.service.worker import Order
 
 if TYPE_CHECKING:
@@ -47,14 +51,17 @@ TALLY_SECONDS = 1.0
 """How long a worker may take to tell its counters; those that it told last stand for it otherwise."""
 
 
-def run(config: Config, *, log_format: log.LogFormat, log_level: log.LogLevel) -> int:
-    """Serve until asked to stop; return the exit code: 0 stopped cleanly, 1 failed."""
+def run(config: Config, *, origin: Origin, log_format: log.LogFormat, log_level: log.LogLevel) -> int:
+    """Serve until asked to stop; return the exit code: 0 stopped cleanly, 1 failed.
+
+    ``origin``: where the configuration came from, and further ones do.
+    """
     raise_descriptor_limit()
-    return loop.run(_serve(Order(config, log_format, log_level)))
+    return loop.run(_serve(Order(config, log_format, log_level), origin))
 
 
-async def _serve(order: Order) -> int:
-    return await Supervisor(order).run()
+async def _serve(order: Order, origin: Origin) -> int:
+    return await Supervisor(order, origin).run()
 
 
 def raise_descriptor_limit() -> None:
@@ -69,8 +76,8 @@ def raise_descriptor_limit() -> None:
 class Supervisor:
     """One running kproxy."""
 
-    def __init__(self, order: Order) -> None:
-        """Prepare to run what ``order`` says."""
+    def __init__(self, order: Order, origin: Origin | None = None) -> None:
+        """Prepare to run what ``order`` says; ``origin``: where its configuration came from."""
         self._config = order.config
         self._order = order
         self._hosts = build.bind_hosts(order.config)
@@ -85,9 +92,13 @@ class Supervisor:
         self._told: dict[int, asyncio.Event] = {}
         self._failed: str | None = None
         self._announced = False
+        self._leaving: list[AdminServer] = []  # the admin API's, at places that are no more its own
+        self._told_addresses: dict[str, str] = {}
         self._stops = 0
         self._stopped_at = 0.0
         self._admin: AdminServer | None = None
+        self._reloads = Reloads(origin or Origin(), lambda: self._order.config, self._change)
+        self._turnover = Turnover(self._posts, lambda post, config: replace(self._order_for(post)(), config=config))
 
     async def run(self) -> int:
         """Keep the workers running until told to stop; return the exit code."""
@@ -95,14 +106,16 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             running.add_signal_handler(number, self._asked_to_stop)
         running.add_signal_handler(signal.SIGUSR1, self._asked_for_tally)
-        limits = build.limits(self._config)
-        if limits is not None and len(self._posts) > 1:
-            self._bank = Bank(limits.limits, lambda number, message: self._posts[number].send(message))
+        running.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
+        self._keep_leases()
         try:
-            self._open_admin()
+            if self._config.admin is not None:
+                self._admin = self._make_admin(self._config.admin)
+                self._admin.open()
         except KproxyError as error:
             click.echo(f"kproxy: {error}", err=True)
             return 1
+        self._tasks.spawn("configuration file", self._reloads.watch())
         try:
             codes = await asyncio.gather(*(post.keep(self._order_for(post), self._died) for post in self._posts))
         finally:
@@ -114,18 +127,22 @@ class Supervisor:
                 self._bank.close()
             if self._counts is not None:
                 os.close(self._counts)
-        if tally := tallies.join([self._past, *(post.tally for post in self._posts)]):
+        if tally := self._joined():
             _log.info("tally", **tally)
         if self._failed is not None:
             click.echo(f"kproxy: {self._failed}", err=True)
             return 1
         return 0 if not any(codes) or self._stops > 1 else 1
 
-    def _open_admin(self) -> None:
-        """Serve the admin API, where there is to be one. Raises KproxyError."""
-        admin = self._order.config.admin
-        if admin is None:
-            return
+    def _keep_leases(self) -> None:
+        """Keep those of the limits that there are, where several workers hold them together."""
+        limits = build.limits(self._config)
+        if self._bank is not None:
+            self._bank.change(() if limits is None else limits.limits)
+        elif limits is not None and len(self._posts) > 1:
+            self._bank = Bank(limits.limits, lambda number, message: self._posts[number].send(message))
+
+    def _make_admin(self, admin: Admin) -> "AdminServer":
         api, server = import_module("kproxy.service.api"), import_module("kproxy.service.admin")
         house = api.House(
             config=lambda: self._order.config,
@@ -133,14 +150,66 @@ class Supervisor:
             draining=lambda: self._stops > 0,
             drain=lambda: None if self._stops else self._asked_to_stop(),
             pid=os.getpid(),
+            reloads=self._reloads,
         )
-        self._admin = server.AdminServer(admin, house, bound_socket)
-        self._admin.open()
+        made: AdminServer = server.AdminServer(admin, house, bound_socket)
+        return made
+
+    async def _change(self, config: Config, plan: Plan) -> None:
+        """Carry a plan out. Raises KproxyError where it is refused."""
+        _log.info("changing the configuration", plan=plan.lines())
+        self._may_change()
+        try:
+            listeners = await self._turn(config)
+        finally:
+            # Not before, as the answer to who asked for the change may have to go out there.
+            for server in self._leaving:
+                self._tasks.spawn("admin API", server.close())
+            self._leaving.clear()
+        for name, address in listeners:
+            self._tell_address(name, address)
+
+    async def _turn(self, config: Config) -> list[tuple[str, str]]:
+        return await self._turnover.change(
+            config,
+            (
+                lambda: Rebinding(self._sockets, self._users, self._config, config, bound_socket),
+                lambda: AdminTurn(self._admin, config.admin, self._make_admin, self._admin_turned),
+                lambda: _Commit(lambda: self._changed(config)),
+            ),
+            self._may_change,
+        )
+
+    def _may_change(self) -> None:
+        if self._stops or self._failed is not None:
+            raise KproxyError("kproxy is about to stop; its configuration stays as it is")
+
+    def _changed(self, config: Config) -> None:
+        """From here on everything is made by another configuration."""
+        self._config = config
+        self._order = replace(self._order, config=config)
+        self._hosts = build.bind_hosts(config)
+        self._told_addresses = {n: a for n, a in self._told_addresses.items() if n in config.listeners}
+        self._keep_leases()
+
+    def _admin_turned(self, server: "AdminServer | None", old: "AdminServer | None") -> None:
+        self._admin = server
+        if old is not None:
+            self._leaving.append(old)
+
+    def _asked_to_reload(self) -> None:
+        self._tasks.spawn("reload", self._reloads.reload("SIGHUP"))
+
+    def _joined(self) -> dict[str, Any]:
+        """Return the counters of all workers, as they told them last."""
+        joined = tallies.join([self._past, *(post.tally for post in self._posts)])
+        counts = self._reloads.counts()
+        return joined | ({"reloads": counts} if counts["succeeded"] or counts["refused"] else {})
 
     async def tally(self) -> dict[str, Any]:
         """Return the counters of all workers, joined, as they are now."""
         await asyncio.gather(*(self._fresh_tally(post) for post in self._posts))
-        return tallies.join([self._past, *(post.tally for post in self._posts)])
+        return self._joined()
 
     async def _fresh_tally(self, post: Post) -> None:
         told = self._told.setdefault(post.number, asyncio.Event())
@@ -154,7 +223,8 @@ class Supervisor:
         return lambda: replace(self._order, number=post.number, counts=self._counts)
 
     def _died(self, post: Post, code: int) -> None:
-        """A worker has ended by itself."""
+        """A worker has ended by itself, or is to be replaced."""
+        self._turnover.lost(post)
         if self._counts is not None:
             memory.shared(self._counts)[post.number] = ABSENT
         if self._bank is not None:
@@ -203,7 +273,7 @@ class Supervisor:
         _log.info("tally", **await self.tally())
 
     def _heard(self, post: Post, message: Message, descriptors: list[int]) -> None:
-        if self._desk.heard(message, descriptors):
+        if self._desk.heard(message, descriptors) or self._turnover.heard(post, message):
             return
         for descriptor in descriptors:  # workers send no others
             os.close(descriptor)
@@ -228,7 +298,13 @@ class Supervisor:
         if not self._announced and all(post.served for post in self._posts):
             self._announced = True
             for name, address in listeners:
-                click.echo(f"{name}: clients connect to {address}")
+                self._tell_address(name, address)
+
+    def _tell_address(self, name: str, address: str) -> None:
+        """Say where clients are to connect, unless it was said."""
+        if self._told_addresses.get(name) != address:
+            self._told_addresses[name] = address
+            click.echo(f"{name}: clients connect to {address}")
 
     def _hand_over(self, post: Post, message: Message) -> None:
         answer: dict[str, Any] = {"socket": message["socket"]}
@@ -258,6 +334,16 @@ class Supervisor:
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
+
+
+class _Commit:
+    """What is done when all are ready."""
+
+    def __init__(self, commit: Callable[[], None]) -> None:
+        self.commit = commit
+
+    def undo(self) -> None:
+        """Nothing has been done."""
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -70,6 +70,7 @@ class Worker:
     def __init__(self, order: Order, sock: socket.socket) -> None:
         """Prepare to serve; ``sock`` is the worker's end of the channel."""
         self._config = config = order.config
+        self._next: Config | None = None  # prepared, and not applied yet
         self._turns = None if order.counts is None else Turns(shared(order.counts), order.number)
         self._sock = sock
         self._channel: Channel
@@ -205,6 +206,15 @@ class Worker:
             | log_counts
         )
 
+    def _apply(self, number: int) -> None:
+        """Go on by the configuration that was prepared, which differs in what is looked up when it is needed."""
+        assert self._next is not None  # noqa: S101  the supervisor has asked whether it is there
+        self._config, self._next = self._next, None
+        self._channel.send({"applied": number, "listeners": self._addresses()})
+
+    def _addresses(self) -> list[tuple[str, str]]:
+        return [(name, listener.address) for name, listener in self._listeners.items() if listener.is_open]
+
     def _heard(self, message: Message, descriptors: list[int]) -> None:
         if "leases" in message:
             if self._holder is not None:
@@ -215,6 +225,13 @@ class Worker:
                 future.set_result(socket.socket(fileno=descriptors[0]))
             else:
                 future.set_exception(OSError(message["error"]))
+        elif "prepare" in message:
+            self._next = unpacked(descriptors[0]).config
+            self._channel.send({"prepared": message["prepare"]})
+        elif "apply" in message:
+            self._apply(message["apply"])
+        elif "forget" in message:
+            self._next = None
         elif "drain" in message:
             self._drain.set()
         elif "status" in message:
@@ -231,6 +248,7 @@ def loop_time() -> float:
 def main() -> int:
     """Run a worker; its end of the channel is the descriptor named by the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload, of which the supervisor tells us
     order: Order = unpacked(os.dup(sys.stdin.fileno()))
     sys.stdin.close()
     log.configure(order.log_format, order.log_level)

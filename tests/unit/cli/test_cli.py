@@ -230,6 +230,8 @@ def test_run_serves_what_flags_say(supervisor: Supervisor, tmp_path: Path) -> No
     sasl = config.clusters["main"].sasl
     assert sasl is not None
     assert (sasl.username, sasl.revealed(), config.workers) == ("u", "hunter2", 3)
+    origin = options.pop("origin")
+    assert (origin.flags.listen, origin.flags.workers, origin.path) == ("0.0.0.0:9092", 3, None)
     assert options == {"log_format": "json", "log_level": "debug"}
     (warning,) = [json.loads(line) for line in result.stderr.splitlines()]
     assert warning["event"].startswith("--listen: 0.0.0.0:9092 is no address for clients")
@@ -245,6 +247,8 @@ def test_run_lays_flags_and_the_environment_over_a_file(supervisor: Supervisor, 
     ((config, options),) = supervisor.calls
     assert config.listeners["a"].bind.port == 2
     assert config.clusters["main"].sasl is not None
+    origin = options.pop("origin")
+    assert (origin.flags.listen, origin.path) == ("127.0.0.1:2", path)
     assert options == {"log_format": "console", "log_level": "info"}
 
 

@@ -498,6 +498,23 @@ def test_a_limit_that_the_store_does_not_know() -> None:
     assert store._accounts == {}
 
 
+def test_limits_that_stay_keep_their_leases() -> None:
+    """When limits change those that are the same keep what is lent, in any order; those that are gone forget it."""
+    store, gone = store_of(FixedWindow(10, 60.0))
+    stays, comes = Limit(rule(FixedWindow(20, 60.0))), Limit(rule(FixedWindow(30, 60.0)))
+    store.change([Limit(rule(FixedWindow(10, 60.0))), stays])
+    for limit in (gone, stays.id):
+        store.heard(0, [(limit, "alice", None, (0, 0, 0, 1, 1, 0))], NOW)
+        store.heard(1, [(limit, "alice", None, (0, 0, 0, 2, 1, 0))], NOW)
+    store.change([comes, Limit(rule(FixedWindow(20, 60.0)))])
+    assert [limit for limit, *_ in store.outgoing(0)] == [stays.id]
+    assert {limit for limit, _ in store._accounts} == {limit for limit, _ in store._swept} == {stays.id}
+    assert store._hungry.keys() == {(stays.id, "alice")}
+    store.heard(0, [(gone, "alice", None, (1, 10, 0, 1, 1, 0)), (comes.id, "bob", None, (0, 0, 0, 1, 1, 0))], NOW)
+    store.tick(NOW)
+    assert {limit for limit, _ in store._accounts} == {stays.id, comes.id}
+
+
 def test_who_is_silent_loses_its_leases() -> None:
     """What a process had that says nothing for too long is there for others; when it comes back it begins anew."""
     store, limit = store_of(FixedWindow(10, 60.0))

@@ -14,12 +14,15 @@ from clients.admin import Admin, Answer
 
 from kproxy.config import values
 from kproxy.config.admin import Admin as Configured
+from kproxy.config.diff import Plan, Step
 from kproxy.config.load import load
-from kproxy.errors import ConfigError, KproxyError
+from kproxy.config.model import Config
+from kproxy.errors import KproxyError
 from kproxy.service.admin import AdminServer, unix_socket
 from kproxy.service.api import BODY_BYTES_MAX, CLIENTS_MAX, House
 from kproxy.service.desk import Desk
 from kproxy.service.openapi import ENDPOINTS, RELOADING, document
+from kproxy.service.reloads import Origin, Reloads
 from kproxy.service.supervisor import bound_socket
 
 CONFIG = """\
@@ -59,16 +62,14 @@ Ask = Callable[..., Awaitable[Answer]]
 
 
 @asynccontextmanager
-async def served(
-    desk: Desk, reload: Callable[[str | None], Awaitable[dict[str, Any]]] | None = None, **house: Any
-) -> AsyncIterator[Ask]:
+async def served(desk: Desk, reloads: Reloads | None = None, **house: Any) -> AsyncIterator[Ask]:
     """Serve a house; ask it with (method, path, body)."""
     admin = Admin()
     told: dict[str, Any] = {
         "draining": lambda: False,
         "drain": lambda: None,
         "pid": os.getpid(),
-        "reload": reload,
+        "reloads": reloads,
     } | house
     configured = Configured(bind=admin.address)  # type: ignore[arg-type]  # pydantic reads it
     server = AdminServer(configured, House(lambda: load(CONFIG).config, desk, **told), bound_socket)
@@ -203,29 +204,63 @@ async def test_a_bug_is_a_500() -> None:
         assert (await ask("GET", "/healthz")).status == 200
 
 
-async def test_a_configuration_can_be_sent_where_it_can_be_applied() -> None:
-    """It is handed on as text, the file's as None; mistakes come back line by line."""
-    applied: list[str | None] = []
+class Changed:
+    """A configuration that changes, or for which that is refused."""
 
-    async def reload(text: str | None) -> dict[str, Any]:
-        applied.append(text)
-        if text == "bad":
-            raise ConfigError("one\ntwo")
-        return {"changed": []}
+    def __init__(self) -> None:
+        self.config = load(CONFIG).config
+        self.error: KproxyError | None = None
+        self.reloads = Reloads(Origin(), lambda: self.config, self.change)
 
-    async with served(Workers({}), reload) as ask:
-        assert (await ask("PUT", "/config", "limits: [] # é".encode())).json == {"changed": []}
-        assert (await ask("POST", "/reload")).json == {"changed": []}
-        bad = await ask("PUT", "/config", b"bad")
+    async def change(self, config: Config, plan: Plan) -> None:
+        """Carry a plan out."""
+        assert plan
+        if self.error is not None:
+            raise self.error
+        self.config = config
+
+
+async def test_a_configuration_can_be_sent() -> None:
+    """It is applied, and the plan is told; mistakes come back line by line, and what cannot be applied says why."""
+    house = Changed()
+    slower = CONFIG + "drain_timeout: 5s\n"
+    async with served(Workers({}), house.reloads) as ask:
+        applied = (await ask("PUT", "/config", f"{slower}# é".encode())).json
+        assert applied["applied"] is True
+        assert applied["plan"] == [str(Step(**step)) for step in applied["steps"]]
+        assert house.config.drain_timeout == 5.0
+        assert (await ask("PUT", "/config", slower.encode())).json["plan"] == []
+        bad = await ask("PUT", "/config", b"clusters: {}")
         assert bad.status == 400
-        assert bad.json == {"error": "refused; nothing has changed", "mistakes": ["one", "two"]}
+        assert bad.json["error"] == "refused; nothing has changed"
+        assert bad.json["mistakes"][0].startswith("config:1:")
         assert (await ask("PUT", "/config", b"\xff")).status == 400
         assert (await ask("PUT", "/config", bytes(BODY_BYTES_MAX + 1))).status == 413
+        house.error = KproxyError("worker 0 did not get ready")
+        late = await ask("PUT", "/config", CONFIG.encode())
+        assert (late.status, late.json) == (409, {"error": "worker 0 did not get ready; nothing has changed"})
+        none = await ask("POST", "/reload")
+        assert (none.status, "without --config" in none.json["error"]) == (409, True)
+        scrape = (await ask("GET", "/metrics")).body
         described = (await ask("GET", "/openapi.json")).json["paths"]
-    assert applied == ["limits: [] # é", None, "bad"]
+    assert 'kproxy_reloads_total{result="succeeded"} 2.0' in scrape
+    assert 'kproxy_reloads_total{result="refused"} 3.0' in scrape
+    assert "kproxy_last_reload_time_seconds 1" in scrape
     assert described["/config"].keys() == {"get", "put"}
     assert "put" not in document()["paths"]["/config"]
-    assert len(RELOADING) == 2
+
+
+async def test_a_plan_can_be_asked_for() -> None:
+    """With dry_run=true nothing is applied or counted; a parameter that is not known is refused."""
+    house = Changed()
+    slower = (CONFIG + "drain_timeout: 5s\n").encode()
+    async with served(Workers({}), house.reloads) as ask:
+        told = (await ask("PUT", "/config?dry_run=true", slower)).json
+        assert (told["applied"], len(told["plan"])) == (False, 1)
+        assert (await ask("PUT", "/config?dry_run=yes", slower)).status == 400
+        assert (await ask("PUT", "/config?dry-run=true", slower)).status == 400
+    assert house.config == load(CONFIG).config
+    assert house.reloads.counts() == {"succeeded": 0, "refused": 0, "changed_at": None}
 
 
 def test_the_document_is_whole() -> None:

@@ -1,0 +1,241 @@
+"""The configuration changed while clients are served: by its file, SIGHUP and the admin API."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from clients.admin import Admin, Answer
+from clients.gateway import on_uvloop
+from clients.program import Run, running
+from clients.raw import HEARTBEAT_OK, RawClient
+
+from kproxy.cli.main import main
+from kproxy.testing.fakebroker import FakeCluster
+from kproxy.testing.ports import free_port_block
+from kproxy.testing.proxy import ConfiguredProxy
+from kproxy.wire.apis import ApiKey
+
+
+class Stage:
+    """The program with a file of its own, before FakeBrokers."""
+
+    def __init__(self, folder: Path, cluster: FakeCluster) -> None:
+        self.path = folder / "kproxy.yaml"
+        self.port, self.other_port = free_port_block(2), free_port_block(2)
+        self.admin = Admin()
+        self.cluster = cluster
+        self.run: Run
+
+    def text(self, options: str = "", more: str = "", port: int | None = None) -> str:
+        """Return a configuration: options for its listener, and further lines."""
+        return (
+            f"clusters: {{main: {{bootstrap: [{self.cluster.bootstrap}]}}}}\n"
+            f"listeners: {{public: {{bind: '127.0.0.1:{port or self.port}', addressing: single{options}}}}}\n"
+            f"admin: {{bind: '{self.admin.address}'}}\n{more}"
+        )
+
+    def write(self, text: str) -> None:
+        """Put another file in the place of the one there is, as editors do."""
+        new = self.path.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.rename(self.path)
+
+    def change(self, text: str, signal_it: bool = True) -> None:
+        """Change the file, and say so."""
+        self.write(text)
+        if signal_it:
+            self.run.proxy.signal(signal.SIGHUP)
+
+    async def send(self, method: str, path: str, body: str = "") -> Answer:
+        """Ask the admin API."""
+        return await asyncio.to_thread(self.admin.send, method, path, body.encode(), {})
+
+    async def told(self, event: str, many: int = 1) -> dict[str, Any]:
+        """Wait for so many log lines; return the last one."""
+        await self.run.until(lambda: len(self.run.lines(event)) >= many, f"{many} times: {event}")
+        return self.run.lines(event)[-1]
+
+
+@contextlib.asynccontextmanager
+async def staged(folder: Path, *arguments: str, options: str = "", more: str = "") -> AsyncIterator[Stage]:
+    """Run it all."""
+    async with FakeCluster(1) as cluster:
+        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
+        stage = Stage(folder, cluster)
+        stage.write(stage.text(options, more))
+        proxy = ConfiguredProxy(folder, stage.path, f"127.0.0.1:{stage.port}", "--log-format", "json", *arguments)
+        stage.run = Run(proxy)
+        proxy.launch()
+        try:
+            await asyncio.to_thread(proxy.wait_ready)
+            yield stage
+        finally:
+            await asyncio.to_thread(proxy.finish)
+
+
+@on_uvloop
+async def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    """A file with a mistake is noticed, refused and told with its line, once; clients go on as before."""
+    async with staged(tmp_path) as stage, RawClient(stage.run.address) as client:
+        await client.heartbeat()
+        stage.change(stage.text(", idle_timeot: 5m"), signal_it=False)
+        line = await stage.told("configuration refused")
+        assert line["way"] == "file"
+        assert (
+            line["mistakes"]
+            == [f"{stage.path}:2:67: listeners.public.idle_timeot: unknown key; did you mean 'idle_timeout'?"]
+            or "did you mean 'idle_timeout'" in line["mistakes"][0]
+        )
+        await client.heartbeat()
+        assert (await stage.send("GET", "/config")).json["listeners"]["public"]["idle_timeout"] == 600.0
+        assert 'kproxy_reloads_total{result="refused"} 1.0' in (await stage.send("GET", "/metrics")).body
+        assert len(stage.run.lines("configuration refused")) == 1
+
+
+@on_uvloop
+async def test_what_takes_a_restart(tmp_path: Path) -> None:
+    """Another number of workers is refused in a line that says to restart; the same file again has nothing to do."""
+    async with staged(tmp_path) as stage:
+        refused = await stage.send("PUT", "/config", stage.text(more="workers: 2\n"))
+        assert (refused.status, len(refused.json["mistakes"])) == (400, 1)
+        assert "restart kproxy" in refused.json["mistakes"][0]
+        again = await stage.send("POST", "/reload")
+        assert (again.status, again.json["plan"]) == (200, [])
+
+
+@on_uvloop
+async def test_a_plan_is_told_beforehand(tmp_path: Path) -> None:
+    """``kproxy check FILE --against`` tells what a kproxy that runs would change, and it changes nothing."""
+    async with staged(tmp_path) as stage:
+        other = tmp_path / "other.yaml"
+        other.write_text(stage.text(more="drain_timeout: 5s\n"), encoding="utf-8")
+
+        async def check(path: Path, *more: str) -> tuple[int, str]:
+            arguments = ["check", str(path), "--against", stage.admin.address, *more]
+            result = await asyncio.to_thread(CliRunner().invoke, main, arguments, None, {"KPROXY_ADMIN_KEY": ""})
+            return result.exit_code, result.output
+
+        code, output = await check(other)
+        assert (code, output.splitlines()[-2:]) == (
+            0,
+            [f"against {stage.admin.address}:", "  changes drain_timeout (from now on)"],
+        )
+        code, output = await check(stage.path)
+        assert (code, output.splitlines()[-1]) == (0, f"against {stage.admin.address}: nothing to change")
+        other.write_text(stage.text(more="workers: 3\n"), encoding="utf-8")
+        code, output = await check(other)
+        assert (code, "restart kproxy" in output) == (2, True)
+        assert (await stage.send("GET", "/config")).json["drain_timeout"] == 30.0
+        assert stage.run.lines("changing the configuration") == []
+
+
+@on_uvloop
+async def test_the_admin_api_moves(tmp_path: Path) -> None:
+    """Its new place is open before the old one closes, and its new key is asked for, at the word of one PUT."""
+    async with staged(tmp_path) as stage, RawClient(stage.run.address) as client:
+        await client.heartbeat()
+        old = stage.admin
+        stage.admin = Admin(key="first-key")
+        new = stage.text().replace("admin: {", "admin: {api_key: first-key, ")
+        answer = await asyncio.to_thread(old.send, "PUT", "/config", new.encode(), {})
+        assert (answer.status, answer.json["plan"]) == (200, ["changes admin: bind, api_key (opens again)"])
+        assert (await stage.send("GET", "/status")).status == 200
+        second = Admin(stage.admin.address, "second-key")
+        answer = await stage.send("PUT", "/config", new.replace("first-key", "second-key"))
+        assert (answer.status, answer.json["plan"]) == (200, ["changes admin: api_key (from the next request)"])
+        assert (await stage.send("GET", "/status")).status == 401
+        assert (await asyncio.to_thread(second.send, "GET", "/status", None, {})).status == 200
+        await stage.run.until(lambda: refused(old), "the old place to close")
+        await client.heartbeat()
+        secrets = ("first-key", "second-key")
+        assert not any(secret in stage.run.proxy.log.read_text(encoding="utf-8") for secret in secrets)
+
+
+def all_above(before: list[int], now: list[int]) -> bool:
+    """Whether each number has grown."""
+    return all(one < other for one, other in zip(before, now, strict=True))
+
+
+def refused(admin: Admin) -> bool:
+    """Whether nobody listens at a place any more."""
+    host, _, port = admin.address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@on_uvloop
+async def test_an_address_that_is_taken(tmp_path: Path) -> None:
+    """When the admin API's new place cannot be had it stays where it is, with its key."""
+    async with staged(tmp_path) as stage:
+        taken = Admin()
+        host, _, port = taken.address.rpartition(":")
+        with socket.create_server((host, int(port))):
+            answer = await stage.send("PUT", "/config", stage.text().replace(stage.admin.address, taken.address))
+        assert (answer.status, "address already in use" in answer.json["error"]) == (409, True)
+        assert (await stage.send("GET", "/config")).json["admin"]["bind"] == stage.admin.address
+
+
+@on_uvloop
+async def test_a_hundred_reloads_under_load(tmp_path: Path) -> None:
+    """Amid a hundred changes in a row, by two workers, no request is lost and no connection closed."""
+    async with staged(tmp_path, "--workers", "2") as stage, contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(RawClient(stage.run.address)) for _ in range(8)]
+        done = asyncio.Event()
+        answered = [0] * len(clients)
+
+        async def keep_asking(index: int) -> None:
+            while not done.is_set():
+                await clients[index].heartbeat()
+                answered[index] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for index in range(len(clients)):
+                group.create_task(keep_asking(index))
+            for number in range(100):
+                before = list(answered)
+                answer = await stage.send("PUT", "/config", stage.text(more=f"drain_timeout: {1 + number % 2}s\n"))
+                assert (answer.status, len(answer.json["plan"])) == (200, 1), answer
+                await stage.run.until(partial(all_above, before, answered), "all to go on")
+            done.set()
+        assert 'kproxy_reloads_total{result="succeeded"} 100.0' in (await stage.send("GET", "/metrics")).body
+        for line in stage.run.lines("worker"):
+            raise AssertionError(line)
+
+
+@on_uvloop
+async def test_what_is_out_of_reach(tmp_path: Path) -> None:
+    """What workers cannot change while they serve is refused at once, option by option, and nothing has changed."""
+    async with staged(tmp_path) as stage, RawClient(stage.run.address) as client:
+        text = stage.text(", idle_timeout: 5m", "limits: [{name: calm, leaky_bucket: {rate: 1}}]\ndrain_timeout: 5s\n")
+        answer = await stage.send("PUT", "/config", text)
+        assert (answer.status, answer.json["mistakes"]) == (
+            400,
+            [
+                "limit calm starts: takes a restart; restart kproxy",
+                "listener public: idle_timeout: takes a restart; restart kproxy",
+            ],
+        )
+        assert (await stage.send("GET", "/config")).json["drain_timeout"] == 30.0
+        await client.heartbeat()
+
+
+@on_uvloop
+async def test_sighup_without_a_file(tmp_path: Path) -> None:
+    """Without --config SIGHUP says that there is no file, and kproxy, workers too, lives on."""
+    async with FakeCluster(1) as cluster, running(tmp_path, cluster.bootstrap, "single") as run:
+        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
+        async with RawClient(run.address) as client:
+            await client.heartbeat()
+            os.kill(run.proxy.pid, signal.SIGHUP)
+            await run.until_told("no configuration file to read again")
+            await client.heartbeat()
