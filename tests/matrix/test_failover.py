@@ -18,6 +18,7 @@ from clients.kafkapython import KafkaPython
 from clients.library import Library
 from clients.records import new_name
 from clients.traffic import Traffic
+from clients.transactions import Transactions
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from kproxy.testing.java import CURRENT, OLD
@@ -94,12 +95,15 @@ def test_a_rolling_upgrade(
     run_proxy: RunProxy,
     addressing: str,
 ) -> None:
-    """A cluster is upgraded from 3.9 to 4.3, broker by broker, under three libraries' traffic: nothing is lost."""
+    """Upgraded from 3.9 to 4.3, broker by broker, under three libraries' groups and transactions, nothing is lost."""
     with KafkaCluster(tmp_path / "kafka", version=OLD, properties={"broker.session.timeout.ms": "3000"}) as cluster:
         proxy = run_proxy(cluster.sasl_bootstrap, login=LOGIN, addressing=addressing)
         traffics = [
             Traffic(library, proxy.address, make_topic(cluster), PARTITIONS, per_second=100).start()
             for library in LIBRARIES
+        ]
+        transactions = [
+            Transactions(library, proxy.address, make_topic(cluster), PARTITIONS).start() for library in LIBRARIES
         ]
         for traffic in traffics:
             traffic.wait_read(200, BACK_SECONDS)
@@ -109,7 +113,13 @@ def test_a_rolling_upgrade(
             cluster.wait_all_in_metadata()
             for traffic in traffics:
                 traffic.wait_read(300, BACK_SECONDS)
+            for one in transactions:
+                one.wait_committed(10, BACK_SECONDS)
         for traffic in traffics:
             traffic.finish()
             traffic.check_nothing_lost()
             traffic.check_stored(cluster.plain_bootstrap)
+        for library, one in zip(LIBRARIES, transactions, strict=True):
+            one.finish()
+            one.check(cluster.plain_bootstrap)
+            print(f"{library.name}: {one.committed} committed, sent again after {one.aborted}")  # noqa: T201 - a figure
