@@ -23,6 +23,7 @@ class Model(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
+        defer_build=True,  # a worker gets a configuration that has been checked, and needs no validators
         extra="forbid",
         hide_input_in_errors=True,  # an input may be a password
         use_attribute_docstrings=True,

@@ -85,6 +85,7 @@ class RequestLog:
 
     def snapshot(self) -> dict[str, int]:
         """Return the counters: entries taken, dropped here or lost by the sink, and waiting."""
+        self._sink.attend()  # librdkafka counts its own events among what waits until they are heard
         lost = self._sink.lost
         return {
             "entries": self.taken,

@@ -128,7 +128,7 @@ def test_the_log_cluster_is_down(run_proxy: RunProxy, tmp_path: Path, embedded_c
     proxy.finish()
     told = events(proxy, "tally")[-1]["request_log"]
     assert told["waiting"] == 0
-    assert told["dropped"] >= max(counts["dropped"], 100)  # librdkafka counts its own events among what waits
+    assert told["dropped"] >= counts["waiting"] + counts["dropped"]
 
 
 def test_limits_show(run_proxy: RunProxy, tmp_path: Path, embedded_cluster: EmbeddedCluster) -> None:
