@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kproxy.testing.embedded import EmbeddedCluster
 from kproxy.testing.kafka import KafkaCluster, missing_reason
@@ -24,12 +25,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore:{text} is deprecated:DeprecationWarning:{module}")
 
 
+settings.register_profile("lean", max_examples=10)
+"""For the coverage of a room, which the examples that are written down give; the whole run has all the others."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by the folder it lives in, so that none can be forgotten."""
+    """Mark every test by the folder it lives in, so that none can be forgotten.
+
+    With several processes (-n) unit tests run in any of them. The others, which start programs and clusters and measure
+    time, run folder by folder, those of one folder one after the other.
+    """
     for item in items:
-        for name in ("kafka", "matrix"):
-            if (TESTS / name) in item.path.parents:
-                item.add_marker(name)
+        folder = item.path.relative_to(TESTS.parent).parts[:-1][-1]
+        if folder in ("kafka", "matrix"):
+            item.add_marker(folder)
+        if (TESTS / "unit") not in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group(folder))
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,10 @@ def test_requests_in_a_file(
     assert fetched["error_code"] == fetched["throttle_ms"] == 0
     hello = wait_for(path, lambda entry: entry["api"] == "ApiVersions")
     assert (hello["answered_by"], hello["upstream_ms"], hello["error_code"]) == ("kproxy", None, 0)
+    send(proxy, 60)  # one read of four is timed, by the dice: of so many some are
     counts = tally(proxy)
     assert counts["request_log"]["dropped"] == counts["request_log"]["missed"] == 0
-    assert counts["request_log"]["entries"] >= len(entries(path)) > 10
+    assert counts["request_log"]["entries"] >= len(entries(path)) > 60
     latency = counts["listeners"]["public"]["latency"]
     assert sum(sum(api["upstream"]["buckets"].values()) for api in latency.values()) > 0
 
