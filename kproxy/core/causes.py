@@ -29,6 +29,7 @@ class Cause(StrEnum):
     SESSION_EXPIRED = "session expired"
     TOO_MANY_WAITING = "too many waiting to log in"
     OFFER_CHANGED = "api versions changed"
+    CONFIGURATION_CHANGED = "configuration changed"
     IDLE = "idle"
     TOO_MANY_CONNECTIONS = "too many connections"
     BUFFERS_FULL = "buffers full"

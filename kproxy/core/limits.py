@@ -15,12 +15,13 @@ Group traffic, transactions and logins are exempt unless a limit names their API
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from heapq import nsmallest
 from itertools import islice
+from math import inf
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -195,6 +196,11 @@ class Rule:
         """It can be told to whom it applies before the first request: it does not ask for the client id."""
         return "client_id" not in self.key and self.client_ids is None
 
+    def text(self) -> str:
+        """Return what tells it from any other, in all processes alike: a set has no order of its own."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return repr([sorted(value) if isinstance(value, frozenset) else value for value in values])
+
     def meant(self, client: Client) -> bool:
         """Whether it applies to a client."""
         return (
@@ -240,9 +246,11 @@ class Limit:
     def __init__(self, rule: Rule, tenant: Tenant | None = None) -> None:
         """Begin with no key. ``tenant``: this process's leases, where several hold the limit together."""
         self.rule = rule
-        self.id = f"{rule.name} {blake2b(repr(rule).encode(), digest_size=4).hexdigest()}"
+        self.id = f"{rule.name} {blake2b(rule.text().encode(), digest_size=4).hexdigest()}"
         """The same in all processes, and another when the rule is another."""
         self.tenant = tenant
+        self.retired = False
+        """It counts no more: the configuration is another."""
         kind = rule.kind
         self.rate = self.burst = self.lowest = self.floor = self.free = self.owing = self.level_max = 0.0
         """Of a bucket: what leaks out per second; the level above which it is over, that it sinks to, that a wait ends
@@ -318,9 +326,23 @@ class Limit:
             self.tenant.began(meter, key, now)
         return meter
 
+    def enter(self, client: Client, now: float) -> "tuple[Limit, Meter]":
+        """Return what a connection comes under by it; ``Bound.leave`` gives it back."""
+        meter = self.meter(client, now)
+        return self, meter.hold() if isinstance(meter, Slots) else meter
+
     def drop(self, meter: Meter) -> None:
         """End what ``meter`` began."""
         meter.users -= 1
+        if self.retired and not meter.users:
+            meter.forgotten()
+
+    def retire(self) -> None:
+        """Count no more; what connections still hold they give back."""
+        self.retired = True
+        for meter in (*self._meters.values(), *((self._shared,) if self._shared else ())):
+            if not meter.users:
+                meter.forgotten()
 
     def _forget_one(self, now: float) -> bool:
         """Make room: of the longest unused an idle one, else the first that nobody counts on."""
@@ -439,7 +461,26 @@ class Bound:
 
     def meters(self, key: int) -> tuple[Meter, ...]:
         """Return the meters that count requests of an API, in the order of the configuration."""
-        return tuple(m for limit, m in self.entries if limit.rule.counts(key) and not isinstance(m, Doorway))
+        return tuple(
+            meter
+            for limit, meter in self.entries
+            if limit.rule.counts(key) and not isinstance(meter, Doorway) and not limit.retired
+        )
+
+    def follow(self, limits: "Limits", client: Client, now: float, *, entered: bool) -> None:
+        """Come under ``limits`` as they are now, which are others; ``entered``: the client's id is known.
+
+        Limits on connections that are new count those that come from now on.
+        """
+        there = {id(limit): (limit, meter) for limit, meter in self.entries}
+        gone = [(limit, meter) for limit, meter in self.entries if limit.retired]
+        self.entries = [entry for entry in gone if isinstance(entry[1], Hold) and entry[1].held]
+        Bound([entry for entry in gone if entry not in self.entries]).leave()
+        for limit in limits.limits:
+            if id(limit) in there:
+                self.entries.append(there[id(limit)])
+            elif entered and not isinstance(limit.rule.kind, Connections) and limit.rule.meant(client):
+                self.entries.append(limit.enter(client, now))
 
     def turn_back(self) -> None:
         """Another limit did not let the connection in: it has not come."""
@@ -466,6 +507,20 @@ class Limits:
     def __init__(self, rules: Iterable[Rule], tenant: Tenant | None = None) -> None:
         """Begin with no key anywhere. ``tenant``: see Limit."""
         self.limits = [Limit(rule, tenant) for rule in rules]
+        self._tenant = tenant
+        self._over: list[News] = []
+
+    def change(self, rules: Iterable[Rule]) -> None:
+        """Go on with these rules; a limit whose rule is among them, to the letter, keeps all that it has counted.
+
+        Connections that are under limits must be told afterwards (``Metered.limits_changed``).
+        """
+        before = {limit.id: limit for limit in self.limits}
+        self.limits = [before.pop(limit.id, limit) for limit in (Limit(rule, self._tenant) for rule in rules)]
+        for limit in before.values():
+            limit.retire()
+            told = {key for key, held in limit.held.items() if held.told}
+            self._over += (news for news in limit.ended(inf) if news.key in told)
 
     def unsure(self, client: Client, now: float, *, early: bool) -> bool:
         """Whether ``knock`` should wait for a moment, as others have yet to be asked."""
@@ -510,13 +565,12 @@ class Limits:
             rule = limit.rule
             if isinstance(rule.kind, Connections) or not rule.meant(client):
                 continue
-            meter = limit.meter(client, now)
-            bound.entries.append((limit, meter.hold() if isinstance(meter, Slots) else meter))
+            bound.entries.append(limit.enter(client, now))
         return bound
 
     def news(self, now: float) -> list[News]:
         """Return which keys have begun to be limited, and which are so no longer, since it was last asked."""
-        found = []
+        found, self._over = self._over, []
         for limit in self.limits:
             for key, held in limit.held.items():
                 if not held.told:

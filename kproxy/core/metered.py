@@ -98,6 +98,7 @@ class Metered(MeteredAnswers):
         self._held_seen = 0  # where the first request in it begins that no heartbeat was looked for in
         self.refused_by: Limit | None = None
         """The limit that ends this connection, once what was returned with it has been sent."""
+        self._stale = False  # the limits are others, and it has yet to come under them
         self._bound = Bound()
         self._outside = True  # it has not been let in yet
         self.waits = not self._let_in()
@@ -112,6 +113,26 @@ class Metered(MeteredAnswers):
         self._outside = False
         self.refused_by, self._bound = self._limits.knock(client, now, early=True)
         return self.refused_by is None
+
+    def limits_changed(self) -> bool:
+        """Come under the limits as they are now; False: not yet, call it again soon.
+
+        A request that waits already waits as long as it was told to; those behind it come under the others.
+        """
+        self._stale = True
+        self._follow()
+        return not self._stale
+
+    def _follow(self) -> None:
+        """Do so, unless a request is under way between the gate and the ledger, which may have taken slots."""
+        if self._admission.midway or self._request_head or not self.settled:
+            return
+        self._stale = False
+        self._bound.follow(self._limits, self._admission.client, self._clock(), entered=self._introduced)
+        self._likes.clear()
+        self._track_all()
+        for key_version in list(self._entries):
+            self._enter(key_version)
 
     def leave(self) -> None:
         """The connection has ended: give back what it holds."""
@@ -283,7 +304,7 @@ class Metered(MeteredAnswers):
             entry = self._enter(key_version)
         meters = entry.meters
         if entry.reads == _ALIKE:
-            like = Like(meters, _holds(meters) or None, 0, b"")
+            like = Like(meters, _holds(meters) if key_version in self._takers else None, 0, b"")
         else:
             here = min(stop, len(data))
             answered = sure = True
@@ -317,7 +338,7 @@ class Metered(MeteredAnswers):
         elif key in LONG_POLLS:
             meters = _without_polls(meters)
         reads = _ALIKE
-        if _holds(meters):
+        if _holds(meters) or key_version in self._takers:
             self._takers.add(key_version)
             if key == _PRODUCE:
                 reads = _BY_ACKS
@@ -401,6 +422,8 @@ class Metered(MeteredAnswers):
         out: list[bytes] = []
         start = 0  # what lies before it has been dealt with
         while pos + HEAD_BYTES <= end:
+            if self._stale:
+                self._follow()
             size, key_version = HEAD(data, pos)
             if size < REQUEST_BYTES_MIN or size > self._request_bytes_max:
                 return self._pass_garbage(data[start:])

@@ -116,6 +116,26 @@ class MeteredAnswers(Exchange):
         else:
             taken.append(Taken(many, holds))
 
+    def _track_all(self) -> None:
+        """Have all that is not answered yet in ``_taken``, slots or none, as more like it may take some from now on."""
+        old, takers = self._taken, self._takers
+        self._taken = deque()
+        self._takers = {key_version for many, key_version in self._ledger if many}
+        self._each_answer = False
+        for many, key_version in self._ledger:
+            left = many
+            while left and key_version in takers and old:
+                first = old[0]
+                now = min(first.many, left)
+                if now:
+                    self._taken.append(Taken(now, first.holds))
+                first.many -= now
+                left -= now
+                if not first.many:
+                    old.popleft()
+            if left:
+                self._taken.append(Taken(left, ()))
+
     def _answered(self, many: int) -> None:
         """Strike answers off the ledger, and give back their slots."""
         ledger = self._ledger

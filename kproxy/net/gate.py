@@ -76,6 +76,10 @@ class Gate:
         if client.watching:
             client.look_after()
 
+    def limits_changed(self) -> bool:
+        """See Metered."""
+        return self._exchange.limits_changed()
+
     def flush(self) -> None:
         """Let through what is held, as the connection is drained."""
         if not self._client.transport.is_closing():

@@ -48,6 +48,10 @@ _log = structlog.get_logger(__name__)
 RETRY_SECONDS = 5.0
 """How soon a port that could not be had is tried again."""
 
+FOLLOW_SECONDS = 0.02
+"""How soon a connection that could not come under other limits is told again: it renews its login, or looks for its
+broker."""
+
 SWEEPS_PER_TIMEOUT = 20
 """How exact the idle timeout is: a connection is closed at most a twentieth late."""
 
@@ -138,6 +142,7 @@ class Listener:
             self._routing = Routing(directory, Finder(link, directory), self._dialler)
         self._shared: Shared | None = None
         self._opening = asyncio.Lock()
+        self._following: asyncio.Task[None] | None = None
         self._offer: Offer | None = None  # the cluster's, of which clients get what rules leave
         if settings.access is not None:
             settings.access.denied = self.tally.denied
@@ -284,6 +289,23 @@ class Listener:
                 door.close()
         if change.added and self._a_port_each:
             self._tasks.spawn(f"ports of {self.settings.name}", self._open_new_ports())
+
+    def limits_changed(self, limits: Limits | None) -> None:
+        """Have clients come under these limits from now on; None: there are none."""
+        self._limits = limits
+        shared = self._shared
+        if shared is None:
+            return
+        shared.limits = limits
+        if self._following is not None:
+            self._following.cancel()
+        self._following = self._tasks.spawn(f"limits of {self.settings.name}", self._follow_limits(shared))
+
+    async def _follow_limits(self, shared: Shared) -> None:
+        """Tell connections, and tell those again that were in the midst of something."""
+        waiting = list(shared.connections)
+        while waiting := [client for client in waiting if not client.gone and not client.limits_changed()]:  # noqa: ASYNC110  no event costs the data path nothing
+            await asyncio.sleep(FOLLOW_SECONDS)
 
     def _offered(self, offer: Offer) -> Offer:
         """Return what clients are offered: not what is denied to all, where they do better without it."""

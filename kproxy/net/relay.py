@@ -203,6 +203,7 @@ class ClientSide(asyncio.Protocol):
         "_idle_since",
         "_linger",
         "_login",
+        "_outdated",
         "_paused",
         "_tally",
         "_to_broker",
@@ -252,6 +253,7 @@ class ClientSide(asyncio.Protocol):
         self._linger: asyncio.TimerHandle | None = None
         self._login: Login | None = None
         self._holding = False  # requests are held back at the next boundary, to renew the login or to drain
+        self._outdated = False  # it looks at less than is configured now: it is to end when it is idle
         self._idle_mark: tuple[int, ...] = ()
         self._idle_since = 0.0
 
@@ -520,8 +522,25 @@ class ClientSide(asyncio.Protocol):
             return
         elif self.shared.draining:
             self.end(Cause.DRAINED)
-        elif exchange.idle and not exchange.waits and not self.shared.front.offer.covers(exchange.offer):
+        elif not exchange.idle or exchange.waits:
+            return
+        elif not self.shared.front.offer.covers(exchange.offer):
             self.end(Cause.OFFER_CHANGED)
+        elif self._outdated:
+            self.end(Cause.CONFIGURATION_CHANGED)
+
+    def limits_changed(self) -> bool:
+        """The limits are others: come under them; False: not yet, call it again soon.
+
+        A connection that was made while there were none ends at its next idle moment.
+        """
+        if self.gate is not None:
+            return self.gate.limits_changed()
+        self._outdated = self.shared.limits is not None
+        if self._outdated:
+            self.watching = True
+            self.look_after()
+        return True
 
     def offer_changed(self) -> None:
         """The cluster offers something else now: end at the next idle moment if this client was told too much."""
@@ -676,4 +695,13 @@ class ClientSide(asyncio.Protocol):
 
 
 # A limit tells when it begins to hold a key up, and when it ends.
-_UNREMARKABLE = frozenset({Cause.CLIENT_CLOSED, Cause.IDLE, Cause.LIMITED, Cause.DRAINED, Cause.STOPPED})
+_UNREMARKABLE = frozenset(
+    {
+        Cause.CLIENT_CLOSED,
+        Cause.CONFIGURATION_CHANGED,
+        Cause.IDLE,
+        Cause.LIMITED,
+        Cause.DRAINED,
+        Cause.STOPPED,
+    }
+)

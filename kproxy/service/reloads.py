@@ -34,7 +34,7 @@ LOOK_SECONDS = 1.0
 WAITING_MAX = 10
 """How many changes may wait for their turn; each takes seconds at most."""
 
-REACH = frozenset({"admin", "drain_timeout"})
+REACH = frozenset({"limit", "limits", "admin", "drain_timeout"})
 """What can be changed while clients are served; all else is refused, and takes a restart."""
 
 Document = dict[str, Any]
@@ -80,7 +80,11 @@ def _warnings(loaded: Loaded) -> list[str]:
 
 def check_reach(plan: Plan) -> None:
     """Refuse what workers cannot change while they serve. Raises ConfigError, a line for each step."""
-    steps = [step for step in plan.steps if step.what not in REACH or step.kind == "starts"]
+    steps = [
+        step
+        for step in plan.steps
+        if step.what.partition(" ")[0] not in REACH or (step.what == "admin" and step.kind == "starts")
+    ]
     if steps:
         raise ConfigError("\n".join(f"{_named(step)}: takes a restart; restart kproxy" for step in steps))
 

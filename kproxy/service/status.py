@@ -42,9 +42,9 @@ class Status:
     """What one worker can tell."""
 
     def __init__(
-        self, links: Mapping[str, ClusterLink], listeners: Mapping[str, Listener], limits: Limits | None
+        self, links: Mapping[str, ClusterLink], listeners: Mapping[str, Listener], limits: Callable[[], Limits | None]
     ) -> None:
-        """Look at these, which may grow and shrink."""
+        """Look at these, which may grow and shrink, and be others."""
         self._links = links
         self._listeners = listeners
         self._limits = limits
@@ -85,8 +85,9 @@ class Status:
             document |= self.health()
         if "counters" in parts:
             document["counters"] = await self._counters()
-        if "limits" in parts and self._limits is not None:
-            document["limits"] = self._limits.snapshot(asyncio.get_running_loop().time())
+        limits = self._limits()
+        if "limits" in parts and limits is not None:
+            document["limits"] = limits.snapshot(asyncio.get_running_loop().time())
         text = json.dumps(document)
         if "clients" not in parts:
             write(text)
@@ -117,10 +118,11 @@ class Status:
                 who = inventory.principal(client)
                 principals[who if who in principals or len(principals) < PRINCIPALS_MAX else OTHERS] += 1
             await asyncio.sleep(0)
+        limits = self._limits()
         return {
             "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
             "principals": dict(principals),
-            "limits": {} if self._limits is None else self._limits.counters(),
+            "limits": {} if limits is None else limits.counters(),
             "login_failures": {name: link.login_failures for name, link in self._links.items()},
             "loop_lag": self.lag.snapshot(),
         }

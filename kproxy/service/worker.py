@@ -17,9 +17,7 @@ from typing import Any
 import structlog
 
 from kproxy.config.model import Config
-from kproxy.core.limits import Limits
 from kproxy.core.observed import Watch
-from kproxy.core.tenant import Tenant
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError
 from kproxy.net import tls
@@ -32,7 +30,7 @@ from kproxy.observe.requestlog import RequestLog
 from kproxy.service import build, loop
 from kproxy.service.channel import Channel, Message
 from kproxy.service.doors import Doors
-from kproxy.service.leasing import Holder
+from kproxy.service.limiting import Limiting
 from kproxy.service.memory import shared, unpacked
 from kproxy.service.status import Status
 
@@ -40,10 +38,6 @@ _log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 5.0
 """How long the first offer waits for brokers that are in the cluster's Metadata but do not answer."""
-
-
-NEWS_SECONDS = 1.0
-"""How soon the log tells that a limit has begun to hold somebody up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +74,8 @@ class Worker:
         self._doors = Doors(config)
         self._request_log: RequestLog | None = None
         self._watches: list[Watch] = []
-        shared_limits = config.limits and order.counts is not None
-        self._tenant = Tenant(config.workers, loop_time) if shared_limits else None
-        self._holder: Holder | None = None
-        self._limits = build.limits(config, self._tenant)
-        self._status = Status(self._links, self._listeners, self._limits)
+        self._limiting = Limiting(config, together=order.counts is not None)
+        self._status = Status(self._links, self._listeners, lambda: self._limiting.limits)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
 
@@ -101,8 +92,7 @@ class Worker:
             self._channel.send({"failed": str(error)})
             await self._drain.wait()
             return 1
-        if self._tenant is not None:
-            self._holder = Holder(self._tenant, self._channel.send)
+        self._limiting.start(self._channel.send, self._tasks)
         for name, cluster in self._config.clusters.items():
             of_cluster = build.cluster_settings(name, cluster, self._doors)
             self._links[name] = ClusterLink(of_cluster, lambda change, name=name: self._changed(name, change))  # type: ignore[misc]
@@ -119,7 +109,7 @@ class Worker:
                 settings,
                 link,
                 self._socket,
-                self._limits,
+                self._limiting.limits,
                 executor=executor,
                 watch=watch,
                 turns=self._turns,
@@ -127,8 +117,6 @@ class Worker:
             )
         if self._config.admin is not None:
             self._tasks.spawn("loop lag", self._status.sample_lag())
-        if self._limits is not None:
-            self._tasks.spawn("limits", self._tell_of_limits(self._limits))
         start = self._tasks.spawn("start", self._start())
         await self._drain.wait()
         start.cancel()
@@ -138,8 +126,7 @@ class Worker:
         await asyncio.gather(*drains)
         if self._request_log is not None:
             await self._request_log.close()
-        if self._holder is not None:
-            self._holder.close()
+        self._limiting.close()
         self._channel.send({"tally": self._tally()})
         for served in self._listeners.values():
             await served.close()
@@ -163,18 +150,6 @@ class Worker:
             self._turns.join()
         self._channel.send({"ready": [[name, listener.address] for name, listener in self._listeners.items()]})
 
-    async def _tell_of_limits(self, limits: Limits) -> None:
-        """Log when a key begins to be held up by a limit, and when that is over."""
-        while True:
-            await asyncio.sleep(NEWS_SECONDS)
-            for news in limits.news(asyncio.get_running_loop().time()):
-                rule = news.limit.rule
-                more: dict[str, object] = {"dry_run": True} if rule.dry_run else {}
-                if not news.begins:
-                    more["seconds"] = round(news.seconds, 3)
-                text = "limit holds a client up" if news.begins else "limit no longer holds a client up"
-                _log.info(text, limit=rule.name, key=news.key, **more)
-
     def _changed(self, cluster: str, change: Change) -> None:
         for name, listener in self._listeners.items():
             if self._config.listeners[name].cluster == cluster:
@@ -192,7 +167,8 @@ class Worker:
 
     def _tally(self) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()
-        limits = {} if self._limits is None else {"limits": self._limits.snapshot(now)}
+        at_work = self._limiting.limits
+        limits = {} if at_work is None else {"limits": at_work.snapshot(now)}
         log_counts: dict[str, Any] = {}
         if self._request_log is not None:
             missed = sum(watch.missed for watch in self._watches)
@@ -207,9 +183,13 @@ class Worker:
         )
 
     def _apply(self, number: int) -> None:
-        """Go on by the configuration that was prepared, which differs in what is looked up when it is needed."""
+        """Go on by the configuration that was prepared; all else that differs is looked up when it is needed."""
         assert self._next is not None  # noqa: S101  the supervisor has asked whether it is there
-        self._config, self._next = self._next, None
+        before, self._config, self._next = self._config, self._next, None
+        if self._config.limits != before.limits:
+            self._limiting.change(self._config)
+            for listener in self._listeners.values():
+                listener.limits_changed(self._limiting.limits)
         self._channel.send({"applied": number, "listeners": self._addresses()})
 
     def _addresses(self) -> list[tuple[str, str]]:
@@ -217,8 +197,7 @@ class Worker:
 
     def _heard(self, message: Message, descriptors: list[int]) -> None:
         if "leases" in message:
-            if self._holder is not None:
-                self._holder.heard(message)
+            self._limiting.heard(message)
         elif "socket" in message:
             future = self._sockets[message["socket"]]
             if descriptors:
@@ -238,11 +217,6 @@ class Worker:
             self._tasks.spawn("status", self._status.answer(message, self._channel.send))
         elif "tally" in message:
             self._channel.send({"tally": self._tally()})
-
-
-def loop_time() -> float:
-    """Return the time of the running loop."""
-    return asyncio.get_running_loop().time()
 
 
 def main() -> int:

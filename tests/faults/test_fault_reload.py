@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -185,10 +186,65 @@ async def test_an_address_that_is_taken(tmp_path: Path) -> None:
         assert (await stage.send("GET", "/config")).json["admin"]["bind"] == stage.admin.address
 
 
+WIDE = "{name: wide, leaky_bucket: {rate: 1000000}, match: {apis: [Heartbeat]}}"
+OTHERS = (
+    ", {{name: other, leaky_bucket: {{rate: {}}}, match: {{apis: [Heartbeat]}}}}",
+    ", {{name: other, concurrency: {{max: {}}}, match: {{apis: [Heartbeat]}}}}",
+    ", {{name: other, connections: {{max: {}}}}}",
+)
+
+
+@on_uvloop
+async def test_limits_change_for_who_is_connected(tmp_path: Path) -> None:
+    """An open connection comes under a limit from its next request on, and is free when it is gone."""
+    slow = "{name: slow, leaky_bucket: {rate: 5}, on_exceed: delay, match: {apis: [Heartbeat]}}"
+    async with (
+        staged(tmp_path, "--workers", "2", more=f"limits: [{WIDE}]\n") as stage,
+        RawClient(stage.run.address) as client,
+    ):
+
+        async def four() -> float:
+            began = time.monotonic()
+            for _ in range(4):
+                await client.heartbeat()
+            return time.monotonic() - began
+
+        await four()
+        answer = await stage.send("PUT", "/config", stage.text(more=f"limits: [{WIDE}, {slow}]\n"))
+        assert answer.json["plan"] == ["starts limit slow (from the next request, on open connections too)"]
+        assert await four() >= 3 / 5 - 0.05
+        limits = (await stage.send("GET", "/limits")).json["limits"]
+        assert [limit["name"] for limit in limits] == ["wide", "slow"], limits
+        answer = await stage.send("PUT", "/config", stage.text(more=f"limits: [{WIDE}]\n"))
+        assert answer.json["plan"] == ["stops limit slow (from the next request, on open connections too)"]
+        await client.heartbeat()  # a request that waits already waits as long as it was told
+        assert await four() < 3 / 5 - 0.05
+
+
+@on_uvloop
+async def test_the_first_limit(tmp_path: Path) -> None:
+    """A connection made while there were no limits ends at its next idle moment, and comes under them as it is back."""
+    async with staged(tmp_path) as stage, RawClient(stage.run.address) as client:
+        await client.heartbeat()
+        answer = await stage.send("PUT", "/config", stage.text(more=f"limits: [{WIDE}]\n"))
+        assert answer.status == 200
+        await client.assert_closed()
+        stage.run.proxy.signal(signal.SIGUSR1)
+        assert (await stage.told("tally"))["listeners"]["public"]["closed"] == {"configuration changed": 1}
+        async with RawClient(stage.run.address) as again:
+            await again.heartbeat()
+            limits = (await stage.send("GET", "/limits")).json["limits"]
+            assert [(limit["name"], limit["workers"][0]["asked"]) for limit in limits] == [("wide", 1)]
+            answer = await stage.send("PUT", "/config", stage.text())
+            assert answer.status == 200
+            await again.heartbeat()
+
+
 @on_uvloop
 async def test_a_hundred_reloads_under_load(tmp_path: Path) -> None:
-    """Amid a hundred changes in a row, by two workers, no request is lost and no connection closed."""
-    async with staged(tmp_path, "--workers", "2") as stage, contextlib.AsyncExitStack() as stack:
+    """Amid a hundred changes of limits in a row, by two workers, no request is lost and no connection closed."""
+    more = f"limits: [{WIDE}]\n"
+    async with staged(tmp_path, "--workers", "2", more=more) as stage, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(RawClient(stage.run.address)) for _ in range(8)]
         done = asyncio.Event()
         answered = [0] * len(clients)
@@ -203,7 +259,10 @@ async def test_a_hundred_reloads_under_load(tmp_path: Path) -> None:
                 group.create_task(keep_asking(index))
             for number in range(100):
                 before = list(answered)
-                answer = await stage.send("PUT", "/config", stage.text(more=f"drain_timeout: {1 + number % 2}s\n"))
+                # Another one comes, then it is another, then it goes: a bucket, slots, or connections.
+                other = OTHERS[number // 3 % 3].format(10_000 + number) if number % 3 < 2 else ""
+                text = stage.text(more=f"limits: [{WIDE}{other}]\n")
+                answer = await stage.send("PUT", "/config", text)
                 assert (answer.status, len(answer.json["plan"])) == (200, 1), answer
                 await stage.run.until(partial(all_above, before, answered), "all to go on")
             done.set()
@@ -216,13 +275,13 @@ async def test_a_hundred_reloads_under_load(tmp_path: Path) -> None:
 async def test_what_is_out_of_reach(tmp_path: Path) -> None:
     """What workers cannot change while they serve is refused at once, option by option, and nothing has changed."""
     async with staged(tmp_path) as stage, RawClient(stage.run.address) as client:
-        text = stage.text(", idle_timeout: 5m", "limits: [{name: calm, leaky_bucket: {rate: 1}}]\ndrain_timeout: 5s\n")
+        text = stage.text(", idle_timeout: 5m", "request_log: {to: file, path: log}\ndrain_timeout: 5s\n")
         answer = await stage.send("PUT", "/config", text)
         assert (answer.status, answer.json["mistakes"]) == (
             400,
             [
-                "limit calm starts: takes a restart; restart kproxy",
                 "listener public: idle_timeout: takes a restart; restart kproxy",
+                "request_log starts: takes a restart; restart kproxy",
             ],
         )
         assert (await stage.send("GET", "/config")).json["drain_timeout"] == 30.0

@@ -33,7 +33,7 @@ async def answer(status: Status, *parts: str, **more: Any) -> Any:
 async def test_every_answer_is_json(parts: tuple[str, ...]) -> None:
     """Whatever is asked for comes, and nothing else, also where there is nothing at all; no descriptor is left."""
     before = open_descriptors(os.getpid())
-    found = await answer(Status({}, {}, None), *parts)
+    found = await answer(Status({}, {}, lambda: None), *parts)
     keys = {"health": {"open", "clusters"}, "clients": {"clients"}, "counters": {"counters"}, "limits": set[str]()}
     assert found.keys() == set().union(*(keys[part] for part in parts))
     assert open_descriptors(os.getpid()) == before
@@ -41,14 +41,15 @@ async def test_every_answer_is_json(parts: tuple[str, ...]) -> None:
 
 async def test_limits_are_told() -> None:
     """Numbers come with the counters; whom a limit holds up only where limits are asked for."""
-    status = Status({}, {}, Limits([Rule("window", FixedWindow(5, 60))]))
+    limits = Limits([Rule("window", FixedWindow(5, 60))])
+    status = Status({}, {}, lambda: limits)
     assert (await answer(status, "counters"))["counters"]["limits"]["window"]["asked"] == 0
     assert (await answer(status, "limits"))["limits"]["window"].keys() >= {"asked", "windows", "top"}
 
 
 async def test_a_client_of_no_listener_is_not_closed() -> None:
     """The answer says so."""
-    assert await answer(Status({}, {}, None), close=["gone", 1]) == {"status": 7, "closed": False}
+    assert await answer(Status({}, {}, lambda: None), close=["gone", 1]) == {"status": 7, "closed": False}
 
 
 async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,4 +59,4 @@ async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "memfd_create", refuse)
-    assert await answer(Status({}, {}, None), "health") == {"status": 7, "error": "Too many open files"}
+    assert await answer(Status({}, {}, lambda: None), "health") == {"status": 7, "error": "Too many open files"}
