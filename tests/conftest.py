@@ -29,6 +29,7 @@ settings.register_profile("lean", max_examples=10)
 """For the coverage of a room, which the examples that are written down give; the whole run has all the others."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test by the folder it lives in, so that none can be forgotten.
 

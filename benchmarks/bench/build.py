@@ -6,6 +6,7 @@ Never anything but ``cc``: each is one C file without a dependency::
     PosixPath('.../benchmarks/bin/kload')
 """
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -31,8 +32,10 @@ def build(name: str) -> Path:
     if compiler is None:
         raise BenchmarkError("there is no C compiler (cc, gcc or clang); Debian: apt-get install gcc libc-dev")
     BIN.mkdir(exist_ok=True)
-    command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)]
+    made = program.with_suffix(f".{os.getpid()}")  # and moved into place, as another process may be running the old one
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(made), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchmarkError(f"{' '.join(command)} failed:\n{done.stderr}")
+    made.replace(program)
     return program

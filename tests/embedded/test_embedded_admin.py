@@ -126,6 +126,7 @@ def test_the_inventory(
         listed = admin.get("/clients?client_id=orders").json["clients"]
         return [client for client in listed if "Produce" in client["apis"]]
 
+    wait_until(lambda: [client["in_flight"] for client in producing()] == [0], 10, "all to be answered")
     (client,) = producing()
     assert client["software"] == "confluent-kafka-python"
     assert client["software_version"]

@@ -108,6 +108,7 @@ def test_cut_resets_both_sides(tap: Tap, server: socket.socket) -> None:
 
 def test_a_proxy_that_does_not_listen(tap: Tap) -> None:
     """Where nothing listens behind, the client's connection is reset and the tap lives on."""
-    with socket.create_connection((tap.host, tap.listen_port + 1), 5) as client, pytest.raises(ConnectionResetError):
+    address = (tap.host, tap.listen_port + 1)
+    with pytest.raises(ConnectionResetError), socket.create_connection(address, 5) as client:  # perhaps at once
         client.recv(1)
     assert tap.open_connections == 0
