@@ -73,19 +73,21 @@ class UsersFile:
     remarks: str = ""
     """The comment at the head of the file, the only one that outlives a change."""
 
-    def table(self) -> Users:
-        """Return the table that logins are checked against."""
-        users = self.users.values()
-        return Users(users) if self.decoy_key is None else Users(users, self.decoy_key)
+    def table(self, decoy_key: bytes | None = None) -> Users:
+        """Return the table that logins are checked against; ``decoy_key``: for a file that has none."""
+        users, key = self.users.values(), self.decoy_key or decoy_key
+        return Users(users) if key is None else Users(users, key)
 
 
-def load_users(path: Path) -> Users:
+def load_users(path: Path, decoy_key: bytes | None = None) -> Users:
     """Read a users file. Takes 2 to 3 ms per user, so that a big one had better be read beside the event loop.
+
+    ``decoy_key``: what stands in for that of a file that has none; None: one of this process.
 
     Raises:
         ConfigError: one line for each mistake.
     """
-    return read_users(path).table()
+    return read_users(path).table(decoy_key)
 
 
 def read_users(path: Path) -> UsersFile:

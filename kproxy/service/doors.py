@@ -53,11 +53,14 @@ TOKEN_SECONDS = 10.0
 class UsersOf:
     """The users of a file, read again when it changes."""
 
-    def __init__(self, path: Path) -> None:
-        """Read it. Raises ConfigError."""
+    def __init__(self, path: Path, decoy_key: bytes | None = None) -> None:
+        """Read it; ``decoy_key``: see load_users. Raises ConfigError."""
         self._path = path
+        self._decoy_key = decoy_key
         self._seen = _signature(path)
-        self.table: Users = users_file.load_users(path)
+        file = users_file.read_users(path)
+        self.keyed = file.decoy_key is not None
+        self.table: Users = file.table(decoy_key)
 
     async def keep(self) -> None:
         """Follow the file; a bad one is told once, and changes nothing."""
@@ -68,7 +71,7 @@ class UsersOf:
                 continue
             self._seen = seen
             try:
-                self.table = await asyncio.to_thread(users_file.load_users, self._path)
+                self.table = await asyncio.to_thread(users_file.load_users, self._path, self._decoy_key)
             except ConfigError as error:
                 _log.error("users file is no good; those that were read before stay", error=str(error))
             else:
@@ -86,9 +89,14 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
 class Doors:
     """All of it, for one configuration. Make it, ``start`` it, ask it."""
 
-    def __init__(self, config: Config) -> None:
-        """Read every file. Raises ConfigError, a line for each mistake."""
+    def __init__(self, config: Config, decoy_key: bytes | None = None) -> None:
+        """Read every file. Raises ConfigError, a line for each mistake.
+
+        ``decoy_key``: what unknown users are told by, the same in all processes of a run (core.credentials.Users),
+        where a users file has none. None: one of this process.
+        """
         self._config = config
+        self._decoy_key = decoy_key
         self._mistakes: list[str] = []
         self._users: dict[Path, UsersOf] = {}
         self._jwks: list[Jwks] = []
@@ -200,7 +208,7 @@ class Doors:
 
     def _users_of(self, path: Path) -> UsersOf:
         if path not in self._users:
-            self._users[path] = UsersOf(path)
+            self._users[path] = UsersOf(path, self._decoy_key)
         return self._users[path]
 
     def _validator(self, oauth: ClientOauth) -> JwtValidator:
@@ -290,9 +298,14 @@ class Doors:
         for name, client in self._client_tls.items():
             for doubt in client.doubts(now):
                 yield f"clusters.{name}.tls: {doubt}"
-        for path in self._users:
+        for path, users in self._users.items():
             if who := users_file.open_to(path):
                 yield f"the users file {path} can be read by {who}; chmod 600 it"
+            if not users.keyed:
+                yield (
+                    f"the users file {path} has no decoy_key, so that SCRAM's answers before and after a restart tell"
+                    " who is no user; add 'decoy_key: KEY', of 'openssl rand -base64 32'"
+                )
 
 
 def _user(identity: Identity) -> str:

@@ -6,12 +6,13 @@ when it is told to stop, or when the supervisor is gone.
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -51,6 +52,9 @@ class Order:
     """Which of the workers it is."""
     counts: int | None = None
     """The descriptor of all workers' counts of connections; None: it is the only worker."""
+    decoy_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """What unknown users are told by, where a users file has no key: one for a run, as a worker's own would show in
+    another's answer that there is no such user. The supervisor makes it with its first order."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -71,7 +75,7 @@ class Worker:
         self._sockets: dict[int, asyncio.Future[socket.socket]] = {}
         self._links: dict[str, ClusterLink] = {}
         self._listeners: dict[str, Listener] = {}
-        self._doors = Doors(config)
+        self._doors = Doors(config, order.decoy_key)
         self._request_log: RequestLog | None = None
         self._watches: list[Watch] = []
         self._limiting = Limiting(config, together=order.counts is not None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,9 @@ from clients.gateway import on_uvloop
 from clients.proc import children, connections_to, listens, workers_of
 from clients.program import Run, running
 from clients.raw import HEARTBEAT_OK, RawClient, heartbeat
+from clients.strangers import Stranger, write_users
 
+from kproxy.config.users import changing
 from kproxy.testing.fakebroker import FakeCluster, Hold
 from kproxy.wire.apis import ApiKey
 
@@ -153,3 +156,41 @@ def told(run: Run) -> tuple[int, int]:
     """Return what the last tally says: opened, and open now."""
     public = run.lines("tally")[-1]["listeners"]["public"]
     return public["opened"], public["connections"]
+
+
+async def salts(run: Run, workers: list[int], stack: contextlib.AsyncExitStack) -> set[bytes]:
+    """Ask all workers for a stranger's salt; return what they said."""
+    found: set[bytes] = set()
+    for _ in range(20):
+        client = await stack.enter_async_context(Stranger(run.address))
+        await client.shake("SCRAM-SHA-512")
+        answer = await client.authenticate(b"n,,n=nobody,r=nonce")
+        found.add(answer.token.split(b",")[1])
+        if all(connections_to(worker, run.proxy.port) for worker in workers):
+            return found
+    raise AssertionError("a worker got no connection")
+
+
+@on_uvloop
+async def test_an_unknown_user_gets_one_salt_of_all_workers(tmp_path: Path) -> None:
+    """Who asks twice sees the same salt for a user that there is not, whichever worker answers, replaced ones too."""
+    users = write_users(tmp_path / "users.yaml", alice="wonder")
+    with changing(tmp_path / "users.yaml") as file:
+        file.decoy_key = None
+    config = tmp_path / "kproxy.yaml"
+    sasl = {"mechanisms": ["SCRAM-SHA-512"], "users_file": users}
+    config.write_text(json.dumps({"listeners": {"public": {"sasl": sasl}}, "workers": 2}), encoding="utf-8")
+    async with (
+        FakeCluster(1) as cluster,
+        running(tmp_path, cluster.bootstrap, "single", "--config", str(config)) as run,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        workers = workers_of(run.proxy.pid, 2)
+        before = await salts(run, workers, stack)
+        assert len(before) == 1
+        os.kill(workers[0], signal.SIGKILL)
+        await run.until_told("worker died")
+        now = workers_of(run.proxy.pid, 2, but=workers[0])
+        (new,) = set(now) - set(workers)
+        await run.until(lambda: listens(new), "the new worker to listen")
+        assert await salts(run, now, stack) == before

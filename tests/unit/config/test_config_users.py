@@ -75,6 +75,16 @@ def test_a_file_may_be_without_users_and_decoy_key(path: Path) -> None:
     assert load_users(path).lookup("eve") == load_users(path).lookup("eve")
 
 
+def test_a_key_for_a_file_that_has_none(path: Path) -> None:
+    """Where a file has no decoy key another can stand in for it; where it has one, that counts."""
+    path.write_text("users: {}\n")
+    ones, twos = bytes([1] * 32), bytes([2] * 32)
+    assert load_users(path, ones).lookup("eve") == load_users(path, ones).lookup("eve")
+    assert load_users(path, ones).lookup("eve") != load_users(path, twos).lookup("eve")
+    path.write_text(GOOD)
+    assert load_users(path, ones).lookup("eve") == load_users(path).lookup("eve")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from kproxy.config.load import load
 from kproxy.config.model import Config
 from kproxy.config.users import changing
 from kproxy.config.values import Surroundings
-from kproxy.core.acceptor import Accepted, Identity, Refused, Step, Work
+from kproxy.core.acceptor import Accepted, Challenge, Identity, Refused, Step, Work
 from kproxy.core.addressbook import Layout, NameLayout, PortLayout, SingleLayout
 from kproxy.core.credentials import HASHES, User, derive
 from kproxy.core.oauthbearer import Initial, Oauthbearer, build_initial
@@ -333,17 +334,48 @@ def test_a_missing_users_file(files: Files) -> None:
 
 
 def test_doubts(files: Files) -> None:
-    """What works and should be known is told: secrets that others can read, brokers that are not verified."""
+    """What works and should be known of files is told: secrets that others can read."""
     files.certificates()
     files.add("alice", "wonderland")
     listener = client_sasl("PLAIN")
     assert list(files.doors(users=listener).doubts()) == []
     files.users.chmod(0o644)
     (files.folder / "c.key").chmod(0o644)
-    key, verify, users = files.doors({"tls": {"verify": False}}, users=listener).doubts()
+    key, users = files.doors(users=listener).doubts()
     assert key.startswith("listeners.users.tls: ")
-    assert verify.startswith("clusters.main.tls: ")
     assert users == f"the users file {files.users} can be read by everybody; chmod 600 it"
+
+
+def test_brokers_that_are_not_verified_are_warned_of_once(files: Files) -> None:
+    """``verify: false`` has one warning at a start, of those of the configuration and those of its files."""
+    path = files.folder / "kproxy.yaml"
+    path.write_text(
+        "clusters: {main: {bootstrap: [k:1], tls: {verify: false}}}\nlisteners: {open: {bind: '127.0.0.1:9100'}}\n"
+    )
+    loaded = load(path)
+    (warning,) = [*loaded.warnings, *Doors(loaded.config).doubts()]
+    assert "clusters.main.tls.verify: " in warning
+
+
+def test_decoys_without_a_key_of_their_own(files: Files) -> None:
+    """Processes that are given one key tell unknown users the same salt; that a start brings another is warned of."""
+    files.certificates()
+    files.add("alice", "wonderland")
+    text = files.users.read_text()
+    files.users.write_text(text[: text.index("decoy_key")])
+    config = files.config(users=client_sasl("SCRAM-SHA-512"))
+
+    def told(name: str, key: bytes | None) -> bytes:
+        terms = Doors(config, key).terms("users")
+        assert terms is not None
+        step = terms.mechanisms["SCRAM-SHA-512"].session().respond(b"n,,n=%b,r=nonce" % name.encode())
+        assert isinstance(step, Challenge)
+        return step.token.split(b",")[1]
+
+    assert told("eve", bytes(32)) == told("eve", bytes(32)) != told("eve", bytes(31) + b"1")
+    assert told("alice", bytes(32)) == told("alice", None)
+    (warning,) = Doors(config).doubts()
+    assert warning.startswith(f"the users file {files.users} has no decoy_key")
 
 
 # As files change.
