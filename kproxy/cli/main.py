@@ -11,6 +11,7 @@ line in COMMANDS. Whatever a user can cause is one line on stderr and an exit co
 Exit codes: 0 asked to stop and stopped cleanly; 1 failed while running; 2 wrong usage or configuration.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -77,12 +78,12 @@ class Commands(click.Group):
             complain(error.format_message())
             code = 2 if isinstance(error, click.UsageError) else 1
         except ConfigError as error:
-            complain(*str(error).splitlines())
+            _give_up(*str(error).splitlines())
             code = 2
         except KproxyError as error:
-            complain(str(error))
+            _give_up(str(error))
         except OSError as error:
-            complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            _give_up(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         except (click.Abort, KeyboardInterrupt):
             complain("stopped")
         sys.exit(code)
@@ -92,6 +93,13 @@ def complain(*lines: str) -> None:
     """Write errors to stderr, one line each."""
     for line in lines:
         click.echo(f"kproxy: {' '.join(line.split())}", err=True)
+
+
+def _give_up(*lines: str) -> None:
+    """Say why, to the kproxy that this one was to follow, too (see service.upgrade)."""
+    complain(*lines)
+    if "KPROXY_INHERIT" in os.environ:
+        import_module("kproxy.service.inherit").tell(failed="; ".join(lines))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -4,6 +4,7 @@ No traffic passes there, so that nothing here can delay any. Loaded only where t
 stands on takes a third of a second to load. uvicorn leaves signals alone, and what it has to say is logged as all else.
 """
 
+import asyncio
 import logging
 import os
 import socket
@@ -30,6 +31,9 @@ CONNECTIONS_MAX = 100
 KEEP_ALIVE_SECONDS = 75
 """Longer than the usual 15 to 60 s between two scrapes, so that they share a connection."""
 
+LEAVE_SECONDS = 0.1
+"""How long who has just connected may take to ask, when another process serves from now on."""
+
 CLOSE_SECONDS = 1
 """What answers under way may take when kproxy ends."""
 
@@ -49,10 +53,22 @@ class _Server(uvicorn.Server):
 class AdminServer:
     """``open`` it once, ``close`` it once."""
 
-    def __init__(self, admin: Admin, house: House, bound: SocketSource) -> None:
-        """Prepare to serve ``house`` as ``admin`` says."""
+    def __init__(
+        self,
+        admin: Admin,
+        house: House,
+        bound: SocketSource,
+        taken: Callable[[HostPort | SocketPath], socket.socket | None] = lambda _: None,
+        keeps: Callable[[HostPort | SocketPath], bool] = lambda _: False,
+    ) -> None:
+        """Prepare to serve ``house`` as ``admin`` says.
+
+        ``taken`` returns a socket that is there already; ``keeps``: whether others go on to listen at a place.
+        """
         self._admin = admin
         self._bound = bound
+        self._taken = taken
+        self._keeps = keeps
         self._tasks = Tasks()
         self._guard = Guard(Api(house).app, *_admitted(admin), house.clock)
         config = uvicorn.Config(
@@ -71,7 +87,8 @@ class AdminServer:
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         self._server = _Server(config)
-        self._socket: socket.socket | None = None
+        self.socket: socket.socket | None = None
+        """None: it was not opened."""
 
     @property
     def bind(self) -> HostPort | SocketPath:
@@ -87,28 +104,38 @@ class AdminServer:
         """Begin to serve. Raises KproxyError where its place cannot be had."""
         bind = self._admin.bind
         try:
-            if isinstance(bind, SocketPath):
-                self._socket = unix_socket(Path(bind.path))
-            else:
-                self._socket = self._bound(bind.host, bind.port)
-            self._socket.listen(CONNECTIONS_MAX)  # from here on nobody is refused
+            self.socket = self._taken(bind)
+            if self.socket is None:
+                if isinstance(bind, SocketPath):
+                    self.socket = unix_socket(Path(bind.path))
+                else:
+                    self.socket = self._bound(bind.host, bind.port)
+            self.socket.listen(CONNECTIONS_MAX)  # from here on nobody is refused
         except OSError as error:
-            if self._socket is not None:
-                self._socket.close()
+            if self.socket is not None:
+                self.socket.close()
             reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
             raise KproxyError(f"admin: {bind}: {reason}") from None
-        self._tasks.spawn("admin API", self._server.serve([self._socket]))
+        self._tasks.spawn("admin API", self._server.serve([self.socket]))
         _log.info("admin API", address=str(bind), key="asked for" if self._admin.api_key else "none")
 
+    async def leave(self) -> None:
+        """Leave who comes from now on to another process that listens on the same socket; then close."""
+        if self._server.started:
+            for server in self._server.servers:
+                server.close()
+            await asyncio.sleep(LEAVE_SECONDS)
+        await self.close()
+
     async def close(self) -> None:
-        """Finish what is under way, within a bound, and serve no more."""
+        """Finish what is under way, within a bound, and serve no more. May be called again, where it was cancelled."""
         # What it says of clients that are cut off now is nothing to act upon.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.should_exit = True
         await self._tasks.finish(CLOSE_SECONDS + 1)
-        if self._socket is not None:
-            self._socket.close()
-            if isinstance(self._admin.bind, SocketPath):
+        if self.socket is not None:
+            self.socket.close()
+            if isinstance(self._admin.bind, SocketPath) and not self._keeps(self._admin.bind):
                 _remove(Path(self._admin.bind.path))
 
 

@@ -22,3 +22,12 @@ def layout(listener: Listener) -> Layout:
     if listener.addressing == "single":
         return SingleLayout((listener.advertise or listener.bind).port)
     return name_layout(listener) or port_layout(listener)
+
+
+def may_be_a_brokers(listener: Listener, port: int) -> bool:
+    """Whether a listener may come to bind a port for a broker, whatever brokers there are."""
+    if listener.addressing != "ports":
+        return False
+    ports = port_layout(listener)
+    start = ports.bind_port + 1 if ports.broker_port_start is None else ports.broker_port_start
+    return port != ports.bind_port and (port >= start or port in ports.broker_ports.values())

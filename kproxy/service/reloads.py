@@ -110,6 +110,10 @@ class Reloads:
         self.changed_at: float | None = None
         """When a configuration was last applied; None: not since the start."""
 
+    def still(self) -> asyncio.Lock:
+        """Return what is to be held while nothing may change; changes wait meanwhile."""
+        return self._turn
+
     async def plan(self, text: str) -> Document:
         """Return what would be done for a configuration. Raises ConfigError."""
         config, warnings = await asyncio.to_thread(self._origin.read, text)

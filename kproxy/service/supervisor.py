@@ -2,7 +2,8 @@
 
 No traffic passes here, so nothing here can delay traffic. A replaced worker takes the sockets over as they are: no
 client is refused in between, and only the connections of the one that died are lost. Signals: SIGTERM and SIGINT drain,
-a second one stops at once; SIGUSR1 logs the counters, those of all workers joined; SIGHUP reads the file again.
+a second one stops at once; SIGUSR1 logs the counters, those of all workers joined; SIGHUP reads the file again;
+SIGUSR2 has another process take over (see succession).
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +24,19 @@ import structlog
 from kproxy.config.admin import Admin
 from kproxy.config.diff import Plan
 from kproxy.config.model import Config
+from kproxy.config.values import HostPort
 from kproxy.errors import KproxyError
 from kproxy.net.tasks import Tasks
 from kproxy.net.turns import ABSENT
 from kproxy.observe import log
-from kproxy.service import build, loop, memory, tallies
+from kproxy.service import build, inherit, loop, memory, tallies
 from kproxy.service.channel import Message
 from kproxy.service.desk import Desk
+from kproxy.service.inherit import Given, Inherited
 from kproxy.service.leasing import Bank
 from kproxy.service.post import Post
 from kproxy.service.reloads import Origin, Reloads
+from kproxy.service.succession import Succession
 from kproxy.service.turnover import AdminTurn, Rebinding, Turnover
 from kproxy.service.worker import Order
 
@@ -56,12 +61,13 @@ def run(config: Config, *, origin: Origin, log_format: log.LogFormat, log_level:
 
     ``origin``: where the configuration came from, and further ones do.
     """
+    inherited = inherit.take_over(config)
     raise_descriptor_limit()
-    return loop.run(_serve(Order(config, log_format, log_level), origin))
+    return loop.run(_serve(Order(config, log_format, log_level), origin, inherited))
 
 
-async def _serve(order: Order, origin: Origin) -> int:
-    return await Supervisor(order, origin).run()
+async def _serve(order: Order, origin: Origin, inherited: Inherited) -> int:
+    return await Supervisor(order, origin, inherited).run()
 
 
 def raise_descriptor_limit() -> None:
@@ -76,8 +82,11 @@ def raise_descriptor_limit() -> None:
 class Supervisor:
     """One running kproxy."""
 
-    def __init__(self, order: Order, origin: Origin | None = None) -> None:
-        """Prepare to run what ``order`` says; ``origin``: where its configuration came from."""
+    def __init__(self, order: Order, origin: Origin | None = None, inherited: Inherited | None = None) -> None:
+        """Prepare to run what ``order`` says; ``origin``: where its configuration came from.
+
+        ``inherited``: the listening sockets that are there already.
+        """
         self._config = order.config
         self._order = order
         self._hosts = build.bind_hosts(order.config)
@@ -99,6 +108,7 @@ class Supervisor:
         self._admin: AdminServer | None = None
         self._reloads = Reloads(origin or Origin(), lambda: self._order.config, self._change)
         self._turnover = Turnover(self._posts, lambda post, config: replace(self._order_for(post)(), config=config))
+        self._succession = Succession(inherited or Inherited(), self._handed_on, self._reloads.still, self._followed)
 
     async def run(self) -> int:
         """Keep the workers running until told to stop; return the exit code."""
@@ -107,11 +117,13 @@ class Supervisor:
             running.add_signal_handler(number, self._asked_to_stop)
         running.add_signal_handler(signal.SIGUSR1, self._asked_for_tally)
         running.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
+        running.add_signal_handler(signal.SIGUSR2, self._succession.asked)
         self._keep_leases()
         try:
             if self._config.admin is not None:
                 self._admin = self._make_admin(self._config.admin)
-                self._admin.open()
+                if not self._succession.follows:  # until we serve, probes are for who does
+                    self._admin.open()
         except KproxyError as error:
             click.echo(f"kproxy: {error}", err=True)
             return 1
@@ -120,6 +132,7 @@ class Supervisor:
             codes = await asyncio.gather(*(post.keep(self._order_for(post), self._died) for post in self._posts))
         finally:
             self._close_sockets()
+            await self._succession.close()
             await self._tasks.close()
             if self._admin is not None:
                 await self._admin.close()
@@ -152,8 +165,26 @@ class Supervisor:
             pid=os.getpid(),
             reloads=self._reloads,
         )
-        made: AdminServer = server.AdminServer(admin, house, bound_socket)
+        taken = partial(self._succession.take, name=inherit.ADMIN)
+        made: AdminServer = server.AdminServer(admin, house, bound_socket, taken, self._succession.keeps)
         return made
+
+    def _bound(self, host: str, port: int, name: str = "") -> socket.socket:
+        taken = self._succession.take(HostPort(host, port), name)
+        return bound_socket(host, port) if taken is None else taken
+
+    def _handed_on(self) -> list[Given]:
+        given = [Given(sock, name, kept=False) for (name, _), sock in self._sockets.items()]
+        if self._admin is not None and self._admin.socket is not None:
+            given.append(Given(self._admin.socket, inherit.ADMIN, kept=False))
+        return given
+
+    async def _followed(self) -> None:
+        """Another process serves: leave it what comes from now on, and end."""
+        if self._admin is not None:  # before the drain, so that no probe is told of it
+            await self._admin.leave()
+        if not self._stops:
+            self._asked_to_stop()
 
     async def _change(self, config: Config, plan: Plan) -> None:
         """Carry a plan out. Raises KproxyError where it is refused."""
@@ -173,7 +204,7 @@ class Supervisor:
         return await self._turnover.change(
             config,
             (
-                lambda: Rebinding(self._sockets, self._users, self._config, config, bound_socket),
+                lambda: Rebinding(self._sockets, self._users, self._config, config, self._bound),
                 lambda: AdminTurn(self._admin, config.admin, self._make_admin, self._admin_turned),
                 lambda: _Commit(lambda: self._changed(config)),
             ),
@@ -246,6 +277,7 @@ class Supervisor:
         """Give up, all of it."""
         if self._failed is None:
             self._failed = why
+            self._succession.failed(why)
         for post in self._posts:
             post.kill()
 
@@ -256,6 +288,7 @@ class Supervisor:
         self._stopped_at = now
         self._stops += 1
         if self._stops == 1:
+            self._succession.stopping()
             _log.info("draining", timeout_seconds=self._config.drain_timeout)
             self._close_sockets()
             for post in self._posts:
@@ -295,10 +328,18 @@ class Supervisor:
 
     def _announce(self, listeners: list[tuple[str, str]]) -> None:
         """Say where clients are to connect, once all workers serve for the first time."""
-        if not self._announced and all(post.served for post in self._posts):
-            self._announced = True
-            for name, address in listeners:
-                self._tell_address(name, address)
+        if self._announced or self._failed is not None or not all(post.served for post in self._posts):
+            return
+        try:
+            if self._admin is not None and self._admin.socket is None:
+                self._admin.open()
+        except KproxyError as error:
+            self._fail(str(error))
+            return
+        self._announced = True
+        for name, address in listeners:
+            self._tell_address(name, address)
+        self._succession.ready()
 
     def _tell_address(self, name: str, address: str) -> None:
         """Say where clients are to connect, unless it was said."""
@@ -307,13 +348,15 @@ class Supervisor:
             click.echo(f"{name}: clients connect to {address}")
 
     def _hand_over(self, post: Post, message: Message) -> None:
+        if self._stops:  # told to drain, it waits for nothing; and the port may be another process's by now
+            return
         answer: dict[str, Any] = {"socket": message["socket"]}
         name, node_id = message["listener"], message["node_id"]
         sock = self._sockets.get((name, node_id))
         if sock is None:
             host, port = self._hosts[name], message["port"]
             try:
-                sock = bound_socket(host, port)
+                sock = self._bound(host, port, name)
             except OSError as error:
                 reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
                 whose = "" if node_id is None else f" for broker {node_id}"

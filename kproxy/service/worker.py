@@ -226,7 +226,8 @@ class Worker:
 def main() -> int:
     """Run a worker; its end of the channel is the descriptor named by the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload, of which the supervisor tells us
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # the supervisor's, sent to all of kproxy
+        signal.signal(number, signal.SIG_IGN)
     order: Order = unpacked(os.dup(sys.stdin.fileno()))
     sys.stdin.close()
     log.configure(order.log_format, order.log_level)

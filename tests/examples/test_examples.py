@@ -21,7 +21,9 @@ from kproxy.config import users
 from kproxy.config.load import load
 from kproxy.config.model import Config
 from kproxy.config.requestlog import RequestLog
+from kproxy.config.values import HostPort, parse_host_port
 from kproxy.core.credentials import User, derive
+from kproxy.service import layouts
 from kproxy.testing.certificates import Authority
 from kproxy.testing.embedded import EmbeddedCluster
 from kproxy.testing.java import JVM_FLAGS, java_program, kafka_jars
@@ -193,3 +195,19 @@ def test_the_unit_starts_what_there_is() -> None:
         assert words[1] in COMMANDS
         options = set(re.findall(r"--[a-z-]+", CliRunner().invoke(main, [words[1], "--help"]).output))
         assert {word for word in words if word.startswith("--")} <= options
+    assert unit["Service"]["Type"] == "notify"
+
+
+def test_the_socket_unit_fits() -> None:
+    """The sockets of the unit are those that a listener of that name binds to for itself and its brokers."""
+    text = (EXAMPLES / "kproxy.socket").read_text(encoding="utf-8")
+    (name,) = re.findall(r"^FileDescriptorName=(.+)$", text, re.MULTILINE)
+    streams = [parse_host_port(where) for where in re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE)]
+    (bind,) = re.findall(r"with bind: (\S+),", text)
+    listener = load(
+        f"{{clusters: {{main: {{bootstrap: [k:9092]}}}}, listeners: {{{name}: {{bind: '{bind}'}}}}}}"
+    ).config
+    layout = layouts.port_layout(listener.listeners[name])
+    host = listener.listeners[name].bind.host
+    ports = [layout.bind_port, *map(layout.bind_port_of, (1, 2, 3))]
+    assert streams == [HostPort(host, port) for port in ports if port is not None]

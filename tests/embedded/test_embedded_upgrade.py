@@ -1,0 +1,50 @@
+"""kproxy is replaced by another kproxy, twice, while producers of three libraries send all the time."""
+
+from collections.abc import Callable
+
+import pytest
+from clients.aio import Aio
+from clients.confluent import Confluent
+from clients.kafkapython import KafkaPython
+from clients.library import Library, consume
+from clients.records import assert_exact, new_name
+from clients.traffic import Stream
+from clients.upgrades import following, upgrade
+
+from kproxy.testing.embedded import EmbeddedCluster
+from kproxy.testing.proxy import ProxyProcess
+
+RunProxy = Callable[..., ProxyProcess]
+
+LIBRARIES: tuple[Library, ...] = (Confluent(), Aio(), KafkaPython())
+
+PARTITIONS = 4
+
+
+@pytest.mark.parametrize(
+    ("addressing", "workers"), [("ports", "2"), pytest.param("single", "1", marks=pytest.mark.matrix)]
+)
+def test_two_upgrades_under_traffic(
+    run_proxy: RunProxy, embedded_cluster: EmbeddedCluster, needles: tuple[bytes, ...], addressing: str, workers: str
+) -> None:
+    """Nothing fails, nothing is lost and nothing is there twice, though the mock takes whatever comes twice."""
+    proxy = run_proxy(
+        embedded_cluster.bootstrap, "--workers", workers, addressing=addressing, forbidden=needles, node_id_max=3
+    )
+    topics = [new_name() for _ in LIBRARIES]
+    streams = [
+        Stream(library, proxy.address, topic, PARTITIONS, 200).start()
+        for library, topic in zip(LIBRARIES, topics, strict=True)
+    ]
+    with following():
+        for _ in range(2):
+            for stream in streams:
+                stream.wait_acked(100)
+            upgrade(proxy)
+        for stream in streams:
+            stream.wait_acked(100)
+            stream.stop()
+        for stream, library, topic in zip(streams, LIBRARIES, topics, strict=True):
+            assert stream.failed == [], library.name
+            assert_exact(stream.sent, consume(Confluent(), proxy.address, topic, PARTITIONS))
+        proxy.finish()
