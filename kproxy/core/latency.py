@@ -2,7 +2,8 @@
 
 ``kproxy`` is the time from the read that brought a request to the moment it was let go to its broker: what limits, a
 look-up or another lane cost it. ``upstream`` is from then to its answer's first byte: the network there and back, the
-broker, and a dial where there was no connection yet. Not every request is timed (see observed)::
+broker, and a dial where there was no connection yet. Not every request is timed (see observed); of those that are,
+errors are counted as well::
 
     >>> latencies = Latencies()
     >>> latencies.note(ApiKey.FETCH, kproxy_seconds=0.0, upstream_seconds=0.3)
@@ -15,6 +16,7 @@ Never here: a metrics library, a label. A bucket's number counts what is at most
 from bisect import bisect_left
 from typing import Final
 
+from kproxy.core.errorcounts import ErrorCounts
 from kproxy.wire.apis import APIS
 
 BOUNDS_SECONDS: Final = (
@@ -33,13 +35,15 @@ Histogram = dict[str, dict[str, int] | float]
 class Latencies:
     """The histograms of one listener; exchanges ``note``."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_rows", "errors")
 
     def __init__(self) -> None:
         # By API: the buckets of kproxy's part, those of upstream's.
         self._rows: dict[int, tuple[list[int], list[int], list[float]]] = {
             int(key): ([0] * _BUCKETS, [0] * _BUCKETS, [0.0, 0.0]) for key in APIS
         }
+        self.errors = ErrorCounts()
+        """Of the same answers: how many requests there were is ``upstream``'s number."""
 
     def note(self, key: int, kproxy_seconds: float, upstream_seconds: float) -> None:
         """Count one request of an API that kproxy knows."""

@@ -10,9 +10,10 @@ another::
     broker -> client   [7]          began at 10.253: 3 ms upstream
 
 For ``latencies`` one read of four is looked at, for the request log one of ``1 / sample``, drawn by the dice; all
-others cost a count down and a call. What is told of a request is read from its first bytes, and its answer's. Who
-answered is told, too: what kproxy answers by itself (ApiVersions, refusals) was never upstream, and Produce with acks=0
-has no answer. A request that is let go in the read that brought it has taken no time in kproxy.
+others cost a count down and a call. Of what is timed an error is counted, where the broker's answer has one as a whole.
+What is told of a request is read from its first bytes, and its answer's. Who answered is told, too: what kproxy answers
+by itself (ApiVersions, refusals) was never upstream, and Produce with acks=0 has no answer. A request that is let go in
+the read that brought it has taken no time in kproxy.
 
 Never here: a log, a file, a field's name; the clock and the dice are handed in.
 """
@@ -36,7 +37,7 @@ from kproxy.errors import ProtocolError
 from kproxy.wire import frames
 from kproxy.wire.apis import APIS, ApiKey
 from kproxy.wire.apiversions import ClientSoftware
-from kproxy.wire.outcome import UNSEEN, outcome
+from kproxy.wire.outcome import UNSEEN, error_code, outcome
 from kproxy.wire.primitives import INT16, INT32
 from kproxy.wire.routing import route
 
@@ -386,6 +387,9 @@ class Observed(Exchange):
                 continue  # it was another request that was asked in its place
             if latencies is not None and (note is None or note.timed):
                 latencies.note(key_version >> 16, sent_at - read_at, now - sent_at)
+                code = error_code(key_version, data, pos)
+                if code:
+                    latencies.errors.note(key_version >> 16, code)
             if note is not None:
                 self._tell(note, sent_at - read_at, now - sent_at, Answerer.BROKER, answer=data, pos=pos)
 

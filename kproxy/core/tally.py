@@ -103,7 +103,8 @@ class Tally:
         for key_version, count in self.requests.items():
             if count:
                 requests[APIS[key_version >> 16].name] += count
-        latencies = {} if self.latencies is None else {"latency": self.latencies.snapshot()}
+        timed = self.latencies
+        latencies = {} if timed is None else {"latency": timed.snapshot(), "timed_errors": timed.errors.snapshot()}
         client_ids = {} if self.client_ids is None else {"client_ids": dict(self.client_ids.sums)}
         return (
             {

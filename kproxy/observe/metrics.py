@@ -1,8 +1,8 @@
 """/metrics: what workers have counted, in Prometheus's terms.
 
 A collector over snapshots: nothing here is touched by a request. Every label's values are bounded, as they come from
-the configuration (listeners, limits, clusters), from Kafka's own lists (APIs, causes), from the cluster (brokers), or
-are cut (principals, client ids: the rest is told as ``(others)``)::
+the configuration (listeners, limits, clusters), from Kafka's own lists (APIs, errors, causes), from the cluster
+(brokers), or are cut (principals, client ids: the rest is told as ``(others)``)::
 
     kproxy_requests_total{listener="public",api="Metadata"} 12.0
     kproxy_connections{listener="public"} 3.0
@@ -281,7 +281,7 @@ class _Collector(Collector):
             yield _counter(name, text, ("client_id",), [((told,), numbers[index]) for told, numbers in sums.items()])
 
     def _latency(self) -> Iterator[Metric]:
-        """Where requests' time goes, once listeners' counters have it: API -> part -> buckets."""
+        """Where requests' time goes, and how they went, once listeners' counters have it: API -> part -> buckets."""
         found = [
             ((name, api, part), histogram)
             for name, listener in self._listeners.items()
@@ -292,6 +292,15 @@ class _Collector(Collector):
             text = "Where requests' time goes: in kproxy, or upstream; of one request a read at most."
             labels = ("listener", "api", "part")
             yield _histogram("request_duration_seconds", text, self._latency_bounds, labels, found)
+        errors = [
+            ((name, api, error), count)
+            for name, listener in self._listeners.items()
+            for api, by_error in listener.get("timed_errors", {}).items()
+            for error, count in by_error.items()
+        ]
+        if errors:
+            text = "Answers of brokers with an error as a whole, of those in request_duration_seconds (part=upstream)."
+            yield _counter("timed_errors", text, ("listener", "api", "error"), errors)
 
     def _per_listener(self, name: str, text: str, key: str) -> Metric:
         return _counter(

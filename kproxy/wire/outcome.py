@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from kproxy.errors import Malformed
 from kproxy.wire import frames
-from kproxy.wire.apis import APIS, ApiKey
+from kproxy.wire.apis import APIS, ApiKey, response_header_flexible
 from kproxy.wire.frames import SIZE_BYTES
 from kproxy.wire.primitives import INT16, INT32
 from kproxy.wire.throttle import FIRST
@@ -31,6 +31,8 @@ class Outcome(NamedTuple):
 
 
 UNSEEN: Final = Outcome(None, None)
+
+_SIZE, _CODE = INT32.unpack_from, INT16.unpack_from
 
 # The APIs whose answers have an error code of their own at a place that is always the same, from which version on; and
 # up to which, where it moved into a list.
@@ -87,6 +89,31 @@ _ERROR_AT: Final[dict[tuple[int, int], int]] = {
     for key, since in _SINCE.items()
     for version in range(since, _UNTIL.get(key, APIS[key].max_version) + 1)
 } | {(int(ApiKey.ALTER_PARTITION_REASSIGNMENTS), 1): 5}  # allow_replication_factor_change comes between
+
+
+# The same behind the size prefix, where the header has no tags; and where those would be.
+_CODE_AT: Final[dict[int, tuple[int, int]]] = {
+    key << 16 | version: (8 + flexible + at, 8 if flexible else 0)
+    for (key, version), at in _ERROR_AT.items()
+    for flexible in (response_header_flexible(key, version),)
+}
+
+
+def error_code(key_version: int, frame: bytes, pos: int) -> int:
+    """Return the error code of the answer whose size prefix is at ``pos``; 0: it has none, or none is in sight.
+
+    As ``outcome``, for those who look often: 0.25 us, and 0.05 where the API has none. ``key_version``: of its request,
+    as one number. Tags in the header, which no broker writes so far, hide it.
+    """
+    place = _CODE_AT.get(key_version)
+    if place is None:
+        return 0
+    at, tags_at = place
+    at += pos
+    if at + 2 > len(frame) or at + 2 > pos + 4 + _SIZE(frame, pos)[0] or (tags_at and frame[pos + tags_at]):
+        return 0
+    code: int = _CODE(frame, at)[0]
+    return code
 
 
 def outcome(key: int, version: int, frame: bytes, pos: int) -> Outcome:

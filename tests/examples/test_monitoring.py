@@ -11,7 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kproxy.core.causes import Cause
 from kproxy.core.lag import Lag
+from kproxy.core.latency import BOUNDS_SECONDS, Latencies
 from kproxy.observe.metrics import Kept, Process, Snapshot, expose
+from kproxy.wire.apis import ApiKey
+from kproxy.wire.errorcodes import ERROR_NAMES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -28,6 +31,10 @@ def everything() -> Snapshot:
     listener: dict[str, Any] = dict.fromkeys(numbers, 1)
     listener |= {"requests": {"Fetch": 1}, "closed": {"idle": 1}, "client_ids": {"a": [1, 1, 1]}}
     listener |= {"dials_by_broker": {"1": 1}, "dial_failures_by_broker": {"1": 1}}
+    latencies = Latencies()
+    latencies.note(ApiKey.FETCH, 0.0, 0.1)
+    latencies.errors.note(ApiKey.FETCH, 70)
+    listener |= {"latency": latencies.snapshot(), "timed_errors": latencies.errors.snapshot()}
     counters = {
         "listeners": {"public": listener},
         "principals": {"User:a": 1},
@@ -54,7 +61,7 @@ def everything() -> Snapshot:
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
     """Return the labels of each series that there is, by its name."""
-    text, _ = expose(everything(), "", Kept(10))
+    text, _ = expose(everything(), "", Kept(10), BOUNDS_SECONDS)
     return {
         sample.name: set(sample.labels)
         for family in text_string_to_metric_families(text.decode())
@@ -111,6 +118,8 @@ def test_the_alerts_watch_what_there_is(known: dict[str, set[str]]) -> None:
         check(rule["expr"], known)
         for causes in re.findall(r'cause=~"([^"]*)"', rule["expr"]):
             assert set(causes.split("|")) <= {str(cause) for cause in Cause}
+        for errors in re.findall(r'error!?~"([^"]*)"', rule["expr"]):
+            assert set(errors.split("|")) <= set(ERROR_NAMES.values())
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
@@ -124,6 +133,7 @@ def test_most_of_what_there_is_is_shown(known: dict[str, set[str]]) -> None:
         name for name in known if not name.startswith("kproxy_client_id_") and not re.search(rf"\b{name}\b", text)
     }
     assert unseen == {
+        "kproxy_request_duration_seconds_sum",
         "kproxy_start_time_seconds",
         "kproxy_workers",
         "kproxy_worker_loop_lag_seconds_count",

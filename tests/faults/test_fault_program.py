@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 from clients import each_addressing
+from clients.admin import Admin
 from clients.gateway import on_uvloop
 from clients.proc import children, open_descriptors, resident_bytes, worker_of
 from clients.program import running
 from clients.raw import HEARTBEAT_OK, RawClient, fetch, heartbeat
+from prometheus_client.parser import text_string_to_metric_families
 
 from kproxy.testing.fakebroker import FakeBroker, FakeCluster, Hold
 from kproxy.wire import primitives as p
@@ -218,3 +221,29 @@ async def come_and_go(address: str, count: int) -> None:
                 client.writer.transport.abort()
 
     await asyncio.gather(*(one(number) for number in range(count)))
+
+
+@each_addressing
+@on_uvloop
+async def test_errors_of_brokers_are_counted_by_code(tmp_path: Path, addressing: str) -> None:
+    """Where a broker refuses whatever it is asked, each answer that is looked at is told with its error's name."""
+    config, admin = tmp_path / "metrics.yaml", Admin()
+    config.write_text(json.dumps({"metrics": {"latency": True}, "workers": 2}), encoding="utf-8")
+    given = ("--config", str(config), "--admin", admin.address)
+    async with FakeCluster(1) as cluster, running(tmp_path, cluster.bootstrap, addressing, *given) as run:
+        cluster.on(ApiKey.HEARTBEAT, p.INT32.pack(0) + p.INT16.pack(25))
+        for _ in range(4):
+            async with RawClient(run.address) as client:
+                for _ in range(20):
+                    await client.ask(ApiKey.HEARTBEAT, 3, heartbeat())
+        scrape = await asyncio.to_thread(admin.get, "/metrics")
+    told = {
+        sample.name: (sample.value, sample.labels)
+        for family in text_string_to_metric_families(scrape.body)
+        for sample in family.samples
+        if sample.labels.get("api") == "Heartbeat" and sample.labels.get("part") != "kproxy"
+    }
+    errors, labels = told["kproxy_timed_errors_total"]
+    assert labels == {"listener": "public", "api": "Heartbeat", "error": "UNKNOWN_MEMBER_ID"}
+    assert 4 <= errors < 80 == told["kproxy_requests_total"][0]
+    assert errors == told["kproxy_request_duration_seconds_count"][0]

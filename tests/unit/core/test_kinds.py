@@ -113,6 +113,8 @@ def test_every_api_can_be_timed() -> None:
     tally.latencies = Latencies()
     for key in APIS:
         tally.latencies.note(key, 0.0, 0.1)
+    tally.latencies.errors.note(ApiKey.FETCH, 70)
+    assert tally.snapshot()["timed_errors"] == {"Fetch": {"FETCH_SESSION_ID_NOT_FOUND": 1}}
     told = tally.snapshot()["latency"]
     assert isinstance(told, dict)
     assert set(told) == {api.name for api in APIS.values()}

@@ -11,6 +11,7 @@ from test_routed_parts import exchange as routed_exchange
 from test_routed_parts import fetch as routed_fetch
 
 from kproxy.core.directory import Directory
+from kproxy.core.errorcounts import UNKNOWN
 from kproxy.core.exchange import Front
 from kproxy.core.kinds import exchange_class
 from kproxy.core.latency import Latencies
@@ -377,6 +378,42 @@ def test_who_logs_in() -> None:
     seen.send(fetch(2))
     seen.answer(fetched(2))
     assert [(one.correlation_id, one.client.principal) for one in seen.told] == [(2, "User:bob")]
+
+
+# Errors.
+
+
+def refused(correlation_id: int, code: int) -> bytes:
+    """Make a Heartbeat's answer."""
+    return frames.response(correlation_id, ApiKey.HEARTBEAT, 3, INT32.pack(5) + INT16.pack(code))
+
+
+def test_errors_of_what_is_timed() -> None:
+    """Of what is timed, and of nothing else, errors are counted by API and name; no error is none."""
+    seen = Seen(latency=True, log=False, dice=Random(2).random)
+    codes = [27, 0, 25, 1000, 27] * 200
+    for number, code in enumerate(codes):
+        seen.send(heartbeat(number))
+        seen.answer(refused(number, code))
+    assert seen.latencies is not None
+    counts = seen.latencies.errors.snapshot()["Heartbeat"]
+    assert counts.keys() == {"REBALANCE_IN_PROGRESS", "UNKNOWN_MEMBER_ID", UNKNOWN}
+    timed, _ = seen.timed("Heartbeat", "upstream")
+    assert timed < len(codes) / 2
+    assert timed * 0.5 < sum(counts.values()) < timed
+    assert counts["REBALANCE_IN_PROGRESS"] > counts["UNKNOWN_MEMBER_ID"]
+
+
+def test_no_error_of_what_is_only_logged() -> None:
+    """What is only told to the log, or is another's answer, counts no error."""
+    seen = Seen(latency=True, dice=lambda: 0.99)
+    seen.send(heartbeat(1))
+    seen.answer(refused(2, 27))
+    seen.send(heartbeat(2))
+    seen.answer(refused(2, 27))
+    assert [one.error_code for one in seen.told] == [27]
+    assert seen.latencies is not None
+    assert seen.latencies.errors.snapshot() == {}
 
 
 # Latency.

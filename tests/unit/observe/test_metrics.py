@@ -6,10 +6,15 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from kproxy.core.errorcounts import UNKNOWN
 from kproxy.core.lag import BOUNDS_SECONDS, Lag
+from kproxy.core.latency import BOUNDS_SECONDS as LATENCY_BOUNDS_SECONDS
+from kproxy.core.latency import Latencies
 from kproxy.core.limits import Action, Client, LeakyBucket, Limits, Rule
 from kproxy.core.tally import OTHERS, Tally
 from kproxy.observe.metrics import PRINCIPALS_TOLD, Kept, Process, Snapshot, expose
+from kproxy.service.tallies import join
+from kproxy.wire.apis import ApiKey
 
 
 def snapshot(**counters: Any) -> Snapshot:
@@ -133,6 +138,29 @@ def test_histograms_are_summed_up() -> None:
     told = {sample.labels["le"]: sample.value for sample in families["kproxy_worker_loop_lag_seconds"].samples[:-2]}
     assert len(told) == len(BOUNDS_SECONDS) + 1
     assert (told["0.001"], told["0.025"], told["5.0"], told["+Inf"]) == (1, 2, 2, 3)
+    assert "kproxy_timed_errors" not in families
     durations = families["kproxy_request_duration_seconds"].samples
     assert [sample.value for sample in durations] == [1, 3, 6, 6, 4.5]
     assert durations[0].labels == {"listener": "public", "api": "Fetch", "part": "kproxy", "le": "0.5"}
+
+
+def test_errors_by_api_and_name() -> None:
+    """Errors of answers that were timed are told by API and name, beside how many answers that were."""
+    tally = Tally()
+    tally.latencies = Latencies()
+    for code in (0, 27, 27, 25, 31999, 32000):
+        tally.latencies.note(ApiKey.HEARTBEAT, 0.0, 0.1)
+        if code:
+            tally.latencies.errors.note(ApiKey.HEARTBEAT, code)
+    families = scrape(snapshot(listeners={"public": join([tally.snapshot()] * 2)}), bounds=LATENCY_BOUNDS_SECONDS)
+    assert values(families["kproxy_timed_errors"]) == {
+        ("Heartbeat", "REBALANCE_IN_PROGRESS", "public"): 4,
+        ("Heartbeat", "UNKNOWN_MEMBER_ID", "public"): 2,
+        ("Heartbeat", UNKNOWN, "public"): 4,
+    }
+    counts = {
+        sample.labels["part"]: sample.value
+        for sample in families["kproxy_request_duration_seconds"].samples
+        if sample.name.endswith("_count")
+    }
+    assert counts == {"kproxy": 12, "upstream": 12}
