@@ -15,6 +15,10 @@ from kproxy.config.problems import Loc, Problem, where
 from kproxy.config.source import Mark
 from kproxy.errors import ConfigError
 
+FILE_BYTES_MAX = 1024 * 1024
+"""A configuration of a thousand listeners has about 200 KiB, a file of 2,000 users with two credentials each this much;
+reading so much takes PyYAML seconds."""
+
 _OF_FLAGS = Mark(0, 0)
 
 
@@ -62,6 +66,43 @@ class Draft:
             return _OF_FLAGS, one_line(f"{place}{problem.text}")
         mark = mark or self.text.mark(problem.loc, key=key)
         return mark, one_line(f"{self.label}:{mark.line}:{mark.column}: {place}{problem.text}")
+
+
+def drafted(text: str, directory: Path, label: str, *, when_empty: str | None = None) -> Draft:
+    """Read a YAML text into a draft; ``label`` is what its lines begin with, ``when_empty`` what an empty one is told.
+
+    Raises:
+        ConfigError: it is no YAML. Lesser mistakes are noted in the draft.
+    """
+    try:
+        read = source.read(text)
+    except source.Broken as broken:
+        told = broken.text if when_empty is None or text.strip() else when_empty
+        raise ConfigError(one_line(f"{label}:{broken.mark.line}:{broken.mark.column}: YAML: {told}")) from None
+    draft = Draft(read.data, directory, label, read)
+    for mark, problem in read.problems:
+        draft.refuse(problem, mark)
+    return draft
+
+
+def file_text(path: Path, when_large: str) -> str:
+    """Read a file's text, at most FILE_BYTES_MAX of it; ``when_large`` is what one that is larger is told.
+
+    Raises:
+        ConfigError: it cannot be read, is larger, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(one_line(f"{path}: cannot be read: {error.strerror or type(error).__name__}")) from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(one_line(f"{path}: above {FILE_BYTES_MAX} bytes; {when_large}"))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(one_line(f"{path}:{line}:1: not UTF-8; save the file as UTF-8")) from None
 
 
 def one_line(text: str) -> str:

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kproxy.config import admin as admin_checks
-from kproxy.config import checks, doorchecks, limitchecks, requestlog, source
+from kproxy.config import checks, doorchecks, limitchecks, requestlog
 from kproxy.config.admin import Admin
 from kproxy.config.advice import about_key, advice, echoes, place
-from kproxy.config.draft import Draft, one_line
+from kproxy.config.draft import Draft, drafted, file_text
 from kproxy.config.flags import Flags, lay_over
 from kproxy.config.limits import Limit
 from kproxy.config.model import CROSS_FIELD, Cluster, Config, Listener, with_only_cluster
@@ -29,9 +29,6 @@ from kproxy.config.problems import Loc, Problem
 from kproxy.config.requestlog import RequestLog
 from kproxy.config.values import Surroundings
 from kproxy.errors import ConfigError
-
-FILE_BYTES_MAX = 1024 * 1024
-"""A configuration of a thousand listeners has about 200 KiB."""
 
 _K = TypeVar("_K", str, int)
 _M = TypeVar("_M", bound=BaseModel)
@@ -83,33 +80,9 @@ def from_flags(
 
 
 def _read(config: Path | str, directory: Path = Path()) -> Draft:
-    label, text = "config", config
     if isinstance(config, Path):
-        label, directory = str(config), config.parent
-        text = _file_text(config)
-    try:
-        read = source.read(str(text))
-    except source.Broken as broken:
-        raise ConfigError(one_line(f"{label}:{broken.mark.line}:{broken.mark.column}: YAML: {broken.text}")) from None
-    draft = Draft(read.data, directory, label, read)
-    for mark, problem in read.problems:
-        draft.refuse(problem, mark)
-    return draft
-
-
-def _file_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(one_line(f"{path}: cannot be read: {error.strerror or type(error).__name__}")) from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(one_line(f"{path}: above {FILE_BYTES_MAX} bytes; this is no configuration of kproxy"))
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(one_line(f"{path}:{line}:1: not UTF-8; save the file as UTF-8")) from None
+        return drafted(file_text(config, "this is no configuration of kproxy"), config.parent, str(config))
+    return drafted(config, directory, "config")
 
 
 def _finish(draft: Draft, environ: Mapping[str, str]) -> Loaded:

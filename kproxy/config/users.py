@@ -34,8 +34,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from kproxy.config import source
-from kproxy.config.draft import Draft, one_line
+from kproxy.config.draft import FILE_BYTES_MAX, Draft, drafted, file_text, one_line
 from kproxy.config.problems import Loc, Problem, suggestion
 from kproxy.core.credentials import (
     HASHES,
@@ -50,9 +49,6 @@ from kproxy.core.credentials import (
 )
 from kproxy.errors import ConfigError
 
-FILE_BYTES_MAX = 1024 * 1024
-"""About 2,000 users with two credentials each; reading so many takes PyYAML seconds. The configuration has the same."""
-
 GROUPS_MAX = 100
 GROUP_BYTES_MAX = 255
 
@@ -61,6 +57,7 @@ _MECHANISMS = {name.lower(): name for name in HASHES}
 _TOP_KEYS = ("users", "decoy_key")
 _USER_KEYS = ("groups", *_MECHANISMS, "disabled")
 _CREDENTIAL_KEYS = ("salt", "iterations", "stored_key", "server_key")
+_TOO_LARGE = "a users file may not be larger"
 _DECOY_KEY_BYTES_MIN, _DECOY_KEY_BYTES_MAX = 16, 64
 
 
@@ -96,34 +93,12 @@ def read_users(path: Path) -> UsersFile:
     Raises:
         ConfigError: one line for each mistake.
     """
-    text = _text(path)
-    try:
-        read = source.read(text)
-    except source.Broken as broken:
-        told = broken.text if text.strip() else "there is nothing in it; make it with 'kproxy users add'"
-        raise ConfigError(one_line(f"{path}:{broken.mark.line}:{broken.mark.column}: YAML: {told}")) from None
-    draft = Draft(read.data, path.parent, str(path), read)
-    for mark, problem in read.problems:
-        draft.refuse(problem, mark)
+    text = file_text(path, _TOO_LARGE)
+    draft = drafted(text, path.parent, str(path), when_empty="there is nothing in it; make it with 'kproxy users add'")
     remarks = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
-    users, decoy_key = _Reader(draft).file(read.data)
+    users, decoy_key = _Reader(draft).file(draft.data)
     draft.raise_mistakes()
     return UsersFile(users, decoy_key, remarks)
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(one_line(f"{path}: cannot be read: {error.strerror or type(error).__name__}")) from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(one_line(f"{path}: above {FILE_BYTES_MAX} bytes; a users file may not be larger"))
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(one_line(f"{path}:{line}:1: not UTF-8; save the file as UTF-8")) from None
 
 
 class _Reader:
@@ -268,7 +243,7 @@ def changing(path: Path, *, create: bool = False) -> Iterator[UsersFile]:
 def _replace(path: Path, data: bytes) -> None:
     """Put a new file in the place of the old one."""
     if len(data) > FILE_BYTES_MAX:
-        raise ConfigError(one_line(f"{path}: would be above {FILE_BYTES_MAX} bytes; a users file may not be larger"))
+        raise ConfigError(one_line(f"{path}: would be above {FILE_BYTES_MAX} bytes; {_TOO_LARGE}"))
     old = path.stat() if path.exists() else None
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # its mode is 0600
     try:

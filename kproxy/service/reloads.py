@@ -20,8 +20,9 @@ from typing import Any
 import structlog
 
 from kproxy.config.diff import Plan, Step, diff
+from kproxy.config.draft import FILE_BYTES_MAX
 from kproxy.config.flags import Flags
-from kproxy.config.load import FILE_BYTES_MAX, Loaded, from_flags
+from kproxy.config.load import Loaded, from_flags
 from kproxy.config.model import Config
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.service.doors import Doors

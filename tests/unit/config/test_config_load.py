@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.config.load import FILE_BYTES_MAX, load
+from kproxy.config.draft import FILE_BYTES_MAX
+from kproxy.config.load import load
 from kproxy.config.model import Config
 from kproxy.errors import ConfigError
 

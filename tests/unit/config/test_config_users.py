@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kproxy.config import source, users
-from kproxy.config.draft import Draft
-from kproxy.config.users import FILE_BYTES_MAX, UsersFile, changing, load_users, open_to, read_users
+from kproxy.config.draft import FILE_BYTES_MAX, Draft
+from kproxy.config.users import UsersFile, changing, load_users, open_to, read_users
 from kproxy.core.credentials import HASHES, User, derive, name_problem
 from kproxy.errors import ConfigError
 
