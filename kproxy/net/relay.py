@@ -53,6 +53,10 @@ LINGER_SECONDS = 10.0
 WRITE_HIGH_BYTES = 64 * 1024
 """Queued bytes above which the other side's reads stop; asyncio's own default. One more read may come on top."""
 
+TLS_BENEATH_BYTES = WRITE_HIGH_BYTES + 256_000
+"""What is held beneath TLS, at most, once TLS itself is full: uvloop tells only what is within. The transport beneath
+stops TLS at the same mark, and one read of uvloop's (UV_STREAM_RECV_BUF_SIZE) comes on top."""
+
 RENEWED_SECONDS_MIN = 1.1
 """A broker refuses a renewal within a second of the login before it (SaslServerAuthenticator)."""
 
@@ -364,6 +368,8 @@ class ClientSide(asyncio.Protocol):
         self._full = True
         self.pause(CLIENT_FULL)
         self._buffered = self.transport.get_write_buffer_size()
+        if self.guest.tls is not None:
+            self._buffered += TLS_BENEATH_BYTES
         self.shared.buffered_bytes += self._buffered
         if self.broker is not None and not self.broker.transport.is_closing():
             self.broker.transport.pause_reading()

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from kproxy.testing.proxy import ProxyProcess
+from kproxy.testing.proxy import ConfiguredProxy, ProxyProcess
 
 
 class Run:
@@ -61,7 +61,21 @@ async def running(
 ) -> AsyncIterator[Run]:
     """Run the program; every run must end cleanly and leak nothing."""
     arguments = ("--log-format", "json", *arguments)
-    run = Run(ProxyProcess(folder, bootstrap, *arguments, addressing=addressing, **settings))
+    async with _started(ProxyProcess(folder, bootstrap, *arguments, addressing=addressing, **settings), ready) as run:
+        yield run
+
+
+@contextlib.asynccontextmanager
+async def running_by(folder: Path, config: Path, port: int, *arguments: str) -> AsyncIterator[Run]:
+    """Run it by a configuration, one of whose listeners has this port; no Tap is before it."""
+    proxy = ConfiguredProxy(folder, config, f"127.0.0.1:{port}", "--log-format", "json", *arguments)
+    async with _started(proxy) as run:
+        yield run
+
+
+@contextlib.asynccontextmanager
+async def _started(proxy: ProxyProcess, ready: bool = True) -> AsyncIterator[Run]:
+    run = Run(proxy)
     run.proxy.launch()
     try:
         if ready:

@@ -1,13 +1,18 @@
 """Clients that speak nonsense, or not Kafka at all: told apart, logged in words, and nobody else's trouble."""
 
 import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 from clients import each_addressing
 from clients.gateway import Gateway, on_uvloop
-from clients.raw import HEARTBEAT_OK, RawClient, heartbeat
+from clients.raw import HEARTBEAT_OK, RawClient, fetch, heartbeat
+from clients.strangers import Stranger, server_tls, serving
 
 from kproxy.core.causes import Cause
+from kproxy.testing.certificates import Authority
 from kproxy.testing.fakebroker import FakeCluster
 from kproxy.wire import frames, handshake
 from kproxy.wire import primitives as p
@@ -150,3 +155,40 @@ async def test_a_client_that_closes_its_writing_side(addressing: str) -> None:
             expected = b"".join(frames.response(i, ApiKey.HEARTBEAT, 3, HEARTBEAT_OK) for i in range(1, 51))
             assert await client.read_to_end() == expected
         await gateway.until_closed(Cause.CLIENT_CLOSED)
+
+
+@pytest.mark.parametrize(("secure", "most"), [(False, 8), (True, 3)], ids=["plain", "TLS"])
+@on_uvloop
+async def test_what_waits_for_clients_that_never_read_is_bounded(tmp_path: Path, secure: bool, most: int) -> None:
+    """Of clients that ask for much and never read as many stay as ``buffered_bytes_max`` has room for; others do, too.
+
+    Plain, each holds 64 KiB or more; with TLS, where what is beneath it counts, 370 or more.
+    """
+    authority = Authority()
+    settings: dict[str, Any] = {"tls": server_tls(tmp_path, authority)} if secure else {}
+    context = authority.trusting() if secure else None
+    room = "1MiB" if secure else "512KiB"
+    async with (
+        serving(buffered_bytes_max=room, **settings) as (gateway, cluster),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        cluster.state.topics["topic"] = [1]
+        cluster.on(ApiKey.FETCH, bytes(12 * 1024 * 1024))
+
+        def ended() -> bool:
+            return bool(gateway.events_with(cause=Cause.BUFFERS_FULL))
+
+        stayed = 0
+        while not ended():
+            client = await stack.enter_async_context(Stranger(gateway.address, tls=context))
+            await client.send(ApiKey.FETCH, 4, fetch())
+            await gateway.until(lambda before=stayed: ended() or full(gateway) > before, "the client to be full")  # type: ignore[misc]
+            stayed += not ended()
+        assert 1 <= stayed <= most
+        async with Stranger(gateway.address, tls=context) as other:
+            await other.heartbeat()
+
+
+def full(gateway: Gateway) -> int:
+    """Return how many clients do not keep up with what there is for them."""
+    return sum(client._full for client in gateway.connections)

@@ -14,11 +14,14 @@ from clients import each_addressing
 from clients.admin import Admin
 from clients.gateway import on_uvloop
 from clients.proc import children, open_descriptors, resident_bytes, worker_of
-from clients.program import running
+from clients.program import Run, running, running_by
 from clients.raw import HEARTBEAT_OK, RawClient, fetch, heartbeat
+from clients.strangers import Stranger, server_tls
 from prometheus_client.parser import text_string_to_metric_families
 
+from kproxy.testing.certificates import Authority
 from kproxy.testing.fakebroker import FakeBroker, FakeCluster, Hold
+from kproxy.testing.ports import free_port_block
 from kproxy.wire import primitives as p
 from kproxy.wire.apis import ApiKey
 
@@ -157,6 +160,53 @@ async def test_a_slow_reader_of_a_large_answer(tmp_path: Path, addressing: str) 
                     most = max(most, resident_bytes(worker))
                     await asyncio.sleep(0.002)  # a slow reader
             assert most - before < 2 * MIB
+
+
+READERS, ANSWER_BYTES = 6, 24 * MIB
+"""Clients that never read, and what each asks for: more than both kernels' buffers take (4 MiB to send at most)."""
+
+
+@on_uvloop
+async def test_tls_clients_that_never_read(tmp_path: Path) -> None:
+    """Each holds less than 1.5 MiB of the program's memory, of 24 MiB that it has asked for; others are served."""
+    authority, config, port = Authority(), tmp_path / "kproxy.yaml", free_port_block(3)
+    async with FakeCluster(1) as cluster:
+        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
+        cluster.on(ApiKey.FETCH, bytes(ANSWER_BYTES))
+        cluster.state.topics["topic"] = [1]
+        listener = {"bind": f"127.0.0.1:{port}", "tls": server_tls(tmp_path, authority)}
+        clusters = {"main": {"bootstrap": [cluster.bootstrap]}}
+        config.write_text(json.dumps({"clusters": clusters, "listeners": {"public": listener}}), encoding="utf-8")
+        async with running_by(tmp_path, config, port) as run, contextlib.AsyncExitStack() as stack:
+            worker = worker_of(run.proxy.pid)
+            readers = []
+            for _ in range(READERS):
+                client = await stack.enter_async_context(Stranger(run.address, tls=authority.trusting()))
+                await client.heartbeat()
+                readers.append(client)
+            before = resident_bytes(worker)
+            for client in readers:
+                await client.send(ApiKey.FETCH, 4, fetch())
+            sent = await come_to_rest(run)
+            assert sent < READERS * ANSWER_BYTES / 2
+            assert resident_bytes(worker) - before < READERS * 1.5 * MIB
+            await readers[0].read(4 + 4 + ANSWER_BYTES)  # whoever reads after all gets all of it
+            async with Stranger(run.address, tls=authority.trusting()) as other:
+                await other.heartbeat()
+
+
+async def come_to_rest(run: Run) -> int:
+    """Wait until something was sent to clients, and nothing more for a while; return how much it was."""
+    sent: list[int] = []
+
+    def looked() -> bool:
+        tallies = run.lines("tally")
+        sent[:] = [tally["listeners"]["public"]["bytes_out"] for tally in tallies]
+        run.proxy.signal(signal.SIGUSR1)
+        return len(sent) > 10 and sent[-1] > MIB and len(set(sent[-10:])) == 1
+
+    await run.until(looked, "the clients to be full")
+    return sent[-1]
 
 
 @pytest.fixture
