@@ -30,13 +30,19 @@ REPLACING = frozenset(
 
 OPENS_AGAIN = "drains and opens again"
 NEW_CONNECTIONS = "for new connections"
+WHO_MAY_COME = "for new connections; one that could not come in now leaves when idle"
 NEXT_REQUESTS = "from the next request, on open connections too"
 NEW_UPSTREAM = "for new connections to brokers"
 OTHER_LOGIN = "for new connections to brokers; clients of another login leave when idle"
 ANEW = "counts anew"
 
+_WHO_MAY_COME = frozenset({"tls", "sasl", "access.cidrs"})
+"""As a whole: where TLS or a login begins to be asked for."""
+
 _LOGIN = ("sasl", "credentials", "passthrough", "tls")
-_SINK = frozenset({"to", "path", "topic", "cluster", "bootstrap", "sasl", "tls", "acks", "delivery_timeout"})
+_SINK = frozenset(
+    {"to", "path", "topic", "cluster", "bootstrap", "sasl", "tls", "acks", "delivery_timeout", "queue_max"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,13 @@ def replaced(old: Listener, new: Listener) -> bool:
     return any(option in REPLACING for option in differing(old, new))
 
 
+def same_sink(old: Config, new: Config) -> bool:
+    """Whether a request log goes on to write where it did."""
+    if old.request_log is None or new.request_log is None:
+        return old.request_log is new.request_log
+    return not _sink_options(old, new, old.request_log, new.request_log)
+
+
 def differing(old: Model, new: Model) -> Iterator[str]:
     """Yield the options that differ between two models of one kind, each by its path within them."""
     for name in type(old).model_fields:
@@ -134,8 +147,10 @@ def _listeners(old: Mapping[str, Listener], new: Mapping[str, Listener]) -> Iter
             yield from _changes(f"listener {name}", options, OPENS_AGAIN)
             continue
         at_once = tuple(option for option in options if option.startswith("access") and option != "access.cidrs")
-        others = tuple(option for option in options if option not in at_once)
+        coming = tuple(option for option in options if option in _WHO_MAY_COME)
+        others = tuple(option for option in options if option not in (*at_once, *coming))
         yield from _changes(f"listener {name}", others, NEW_CONNECTIONS)
+        yield from _changes(f"listener {name}", coming, WHO_MAY_COME)
         yield from _changes(f"listener {name}", at_once, NEXT_REQUESTS)
     for name in old:
         if name not in new:
@@ -160,11 +175,15 @@ def _request_log(old: Config, new: Config) -> Iterator[Step]:
         yield from _one("request_log", before, after)
         return
     options = tuple(differing(before, after))
-    sink = tuple(option for option in options if option.partition(".")[0] in _SINK)
-    if not sink and _producer(old, before) != _producer(new, after):
-        sink = ("cluster",)
+    sink = _sink_options(old, new, before, after)
     yield from _changes("request_log", sink, "opens again, and what waits is written first")
     yield from _changes("request_log", tuple(option for option in options if option not in sink), NEXT_REQUESTS)
+
+
+def _sink_options(old: Config, new: Config, before: RequestLog, after: RequestLog) -> tuple[str, ...]:
+    """Return the options that differ for which the log opens again."""
+    sink = tuple(option for option in differing(before, after) if option.partition(".")[0] in _SINK)
+    return sink or (() if _producer(old, before) == _producer(new, after) else ("cluster",))
 
 
 def _to_stdout(log: RequestLog | None) -> bool:

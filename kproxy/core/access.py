@@ -103,6 +103,10 @@ class TopicNames:
             names.popitem(last=False)
         names[topic_id] = name
 
+    def forget(self) -> None:
+        """Forget them all: it is another cluster now."""
+        self._names.clear()
+
     def find(self, topic_id: bytes) -> str | None:
         """Return a topic's name; None: it is not known, now."""
         name = self._names.get(topic_id)
@@ -127,6 +131,13 @@ class Access:
     tell: Callable[[Denial], None] | None = None
     """Is told each denial; the shell decides what of it to log."""
 
+    def same(self, other: "Access | None") -> bool:
+        """Whether the other says the same of everything."""
+        return other is not None and self._said() == other._said()  # noqa: SLF001  one of its own kind
+
+    def _said(self) -> tuple[object, ...]:
+        return self.rules, self.default_allow, self.denied_apis, self.dry_run
+
     def deny(self, denial: Denial) -> None:
         """Count a denial, and tell it."""
         self.denied[denial.api, denial.resource] += 1
@@ -144,7 +155,7 @@ class _Compiled(NamedTuple):
 
 
 class Permissions:
-    """What one connection may do; for its lifetime, as its principal does not change."""
+    """What one connection may do, as long as the rules stay: its principal does not change."""
 
     def __init__(self, access: Access, principal: str, groups: Iterable[str]) -> None:
         """Find the rules about a principal, "User:alice", who is in these groups, "team-a"."""

@@ -51,6 +51,12 @@ class Directory:
         self._coordinators: OrderedDict[tuple[int, str], int] = OrderedDict()
         self._sessions: OrderedDict[int, int] = OrderedDict()
 
+    def forget(self) -> None:
+        """Forget all of it: it is another cluster now."""
+        self.epoch += 1
+        for known in (self._topics, self._by_id, self._coordinators, self._sessions):
+            known.clear()
+
     # Learning.
 
     def learn_topics(self, topics: Iterable[Topic]) -> None:

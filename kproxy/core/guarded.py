@@ -102,6 +102,14 @@ class Guarded(GuardedAnswers):
         self._guard_held = b""  # what waits for the exchange to take requests again, from a frame boundary on
         self._found: Found | None = None
 
+    def guard_by(self, permissions: Permissions) -> None:
+        """Come under other rules, from the next request on; what is on its way goes by those before.
+
+        Fetch sessions are no longer found, so that they are made anew: a topic in one of them may be denied now.
+        """
+        self._permit(permissions)
+        self._begun.clear()
+
     # What the shell may ask.
 
     @property

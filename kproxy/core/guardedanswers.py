@@ -38,11 +38,14 @@ class GuardedAnswers(Exchange):
     _ahead = False
 
     def _begin_answers_of(self, permissions: Permissions) -> None:
+        self._permit(permissions)
+        self._changed_request: tuple[int, int, int, Amendment | None] | None = None  # that has not gone yet
+
+    def _permit(self, permissions: Permissions) -> None:
         self._permissions = self.permissions = permissions
         self.fetch_sessions: dict[int, Denied] = {}
-        """Fetch sessions made on this connection, and what is denied in each."""
+        """Fetch sessions made on this connection under these rules, and what is denied in each."""
         self._sessions = self.fetch_sessions
-        self._changed_request: tuple[int, int, int, Amendment | None] | None = None  # that has not gone yet
 
     # What judges ask.
 

@@ -133,6 +133,21 @@ class Watch:
     missed: int = 0
     """How many requests were not told, as too many of their connections' were watched already."""
 
+    def follow(self, other: "Watch | None") -> None:
+        """Look for what another is for from now on, None: for nothing; what has been measured stays.
+
+        Exchanges are to be told (``watch_anew``).
+        """
+        if other is None:
+            self.latencies, self.log, self.picks = None, _ignore, Picks(sample=0)
+            return
+        self.latencies = other.latencies and (self.latencies or other.latencies)
+        self.log, self.picks = other.log or _ignore, other.picks
+
+
+def _ignore(_observation: Observation) -> None:
+    """Whose log has ended while its requests were on their way."""
+
 
 @dataclass(slots=True)
 class _Note:
@@ -193,6 +208,12 @@ class Observed(Exchange):
         self._time_in = min(self._time_in, _NEVER if watch.latencies is None else 1)
         self._log_in = watch.picks.gap(watch.dice) if meant else _NEVER
         self._gap = self._drawn = min(self._time_in, self._log_in)
+
+    def watch_anew(self) -> None:
+        """The watch is for something else now."""
+        self.identify(self._seen_client)
+        if self._unsent:  # they are looked at first
+            self._gap_then, self._gap = self._gap, 0
 
     # Client to broker.
 

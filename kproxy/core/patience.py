@@ -19,6 +19,11 @@ class Patience:
         self._keys_max = keys_max
         self._next: OrderedDict[tuple[str, int], tuple[float, float]] = OrderedDict()  # -> (seconds, when it was)
 
+    def change(self, seconds: float, seconds_max: float) -> None:
+        """Hold for so long from now on; who has come back in vain is remembered."""
+        self._seconds = seconds
+        self._seconds_max = seconds_max
+
     def take(self, client_host: str, node_id: int, now_seconds: float) -> float:
         """Return how long this client may be held now, and remember that it will have been."""
         key = (client_host, node_id)

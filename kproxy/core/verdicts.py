@@ -227,7 +227,7 @@ def _fetch(exchange: "GuardedAnswers", asked: Asked, verdict: Verdict) -> Found 
         session_id = head.get("session_id", 0)
         if session_id and not head["error"]:
             exchange.saw_session(session_id)
-            if epoch == 0:
+            if epoch == 0 and exchange.fetch_sessions is sessions:  # or other rules hold by now
                 exchange.remember_session(session_id, denied)
         return elements
 

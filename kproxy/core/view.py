@@ -23,6 +23,8 @@ class Change(NamedTuple):
     added: list[int]
     moved: list[int]
     forgotten: list[int]
+    replaced: bool = False
+    """It is another cluster now, with another id: nothing that was known of topics, groups or sessions holds."""
 
 
 @dataclass(slots=True)
@@ -38,8 +40,14 @@ class ClusterView:
     _absent_since: dict[int, float] = field(default_factory=dict)
 
     def apply_brokers(self, brokers: Iterable[Broker], cluster_id: str | None, now_seconds: float) -> Change:
-        """Take the brokers of a Metadata answer."""
+        """Take the brokers of a Metadata answer.
+
+        Where another cluster has answered, the brokers of the one before are forgotten at once, and what they could do.
+        """
         seen = {broker.node_id: broker for broker in brokers}
+        replaced = None not in (cluster_id, self.cluster_id) and cluster_id != self.cluster_id
+        if replaced:
+            self._tables.clear()
         added = [node_id for node_id in seen if node_id not in self.brokers]
         moved = [
             node_id
@@ -52,13 +60,14 @@ class ClusterView:
         for node_id in list(self.brokers):
             if node_id in seen:
                 self._absent_since.pop(node_id, None)
-            elif now_seconds - self._absent_since.setdefault(node_id, now_seconds) >= FORGET_AFTER_SECONDS:
+            elif replaced or now_seconds - self._absent_since.setdefault(node_id, now_seconds) >= FORGET_AFTER_SECONDS:
                 forgotten.append(node_id)
-                del self.brokers[node_id], self._absent_since[node_id]
+                self._absent_since.pop(node_id, None)
+                del self.brokers[node_id]
                 self._tables.pop(node_id, None)
         if forgotten:
             self._make_offer()
-        return Change(added, moved, forgotten)
+        return Change(added, moved, forgotten, replaced)
 
     def present(self) -> list[int]:
         """Return the node ids that the last Metadata answer had."""

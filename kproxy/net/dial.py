@@ -26,6 +26,11 @@ class Dialler:
         settings = link.settings
         self._patience = Patience(settings.dial_patience_seconds, settings.dial_patience_max_seconds)
 
+    def settings_changed(self) -> None:
+        """The link's are others."""
+        settings = self._link.settings
+        self._patience.change(settings.dial_patience_seconds, settings.dial_patience_max_seconds)
+
     async def dial(self, client_host: str, node_id: int | None, mechanism: Mechanism | None) -> Opened:
         """Dial a broker (None: any that is up) and log in by ``mechanism``.
 

@@ -11,6 +11,7 @@ All of that together is bounded in time, and what does not get through it is nev
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from kproxy.core.addresses import within
@@ -26,22 +27,29 @@ from kproxy.wire import proxyprotocol
 class Door:
     """One port. ``open`` it once, ``close`` it once."""
 
-    def __init__(self, sock: socket.socket, entry: Entry, admit: Admit) -> None:
-        """Prepare to accept on a bound socket, which is the door's from now on; ``admit`` makes a client's side."""
+    def __init__(self, sock: socket.socket, entry: Callable[[], Entry], admit: Admit) -> None:
+        """Prepare to accept on a bound socket, which is the door's from now on.
+
+        Each connection comes in by the ``entry`` of the moment; ``admit`` makes a client's side.
+        """
         self._entry = entry
         self._admit = admit
-        self._acceptor = Acceptor(sock, self._arrived, entry.name, entry.turns)
+        self._acceptor = Acceptor(sock, self._arrived, entry().name, entry().turns)
 
     def open(self, backlog: int) -> None:
         """Begin to accept."""
         self._acceptor.open(backlog)
+
+    def resize(self, backlog: int) -> None:
+        """Have so many connections wait to be accepted."""
+        self._acceptor.resize(backlog)
 
     def close(self) -> None:
         """Accept no more."""
         self._acceptor.close()
 
     def _arrived(self, conn: socket.socket, address: tuple[Any, ...]) -> None:
-        entry = self._entry
+        entry = self._entry()
         host = str(address[0])
         cause = None if entry.proxies is not None else entry.objection(host)
         if cause is not None:

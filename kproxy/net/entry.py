@@ -50,7 +50,7 @@ class Crowd:
 
     def __init__(self, waiting_max: int, tally: Tally) -> None:
         """Hold ``waiting_max`` of them."""
-        self._waiting_max = waiting_max
+        self.waiting_max = waiting_max
         self._tally = tally
         self._arrivals: OrderedDict[Removable, None] = OrderedDict()
         self._hosts: Counter[str] = Counter()
@@ -62,7 +62,7 @@ class Crowd:
         self._arrivals[arrival] = None
         self._hosts[arrival.host] += 1
         self._tally.waiting = len(self._arrivals)
-        if len(self._arrivals) > self._waiting_max:
+        if len(self._arrivals) > self.waiting_max:
             ((host, _),) = self._hosts.most_common(1)
             oldest = next(one for one in self._arrivals if one.host == host)
             self.leave(oldest)
@@ -124,6 +124,13 @@ class Entry:
         self.tally = self.front.tally
         self.rate = ArrivalRate(self.arrivals_per_second)
         self.crowd = Crowd(self.waiting_max, self.tally)
+
+    def succeed(self, before: "Entry") -> None:
+        """Take over from the entry before, whose arrivals still come in by it: what they may be together stays."""
+        self.crowd, self.penalty, self.quiet = before.crowd, before.penalty, before.quiet
+        self.crowd.waiting_max = self.waiting_max
+        if self.arrivals_per_second == before.arrivals_per_second:
+            self.rate = before.rate
 
     @property
     def open_at_once(self) -> bool:

@@ -4,11 +4,14 @@ One control connection per broker. While it stands the broker is up; when it bre
 and when it returns the broker's ApiVersions table is asked anew, since it may come back upgraded. Metadata is asked at
 an interval, and at once when something hints at a change: a client's answer named an unknown address, a dial failed, a
 control connection broke. Any broker answers for the cluster, so the view survives the loss of every bootstrap broker.
+
+The settings may change while it is at work. Other bootstrap addresses are asked before anybody else, for they may be
+another cluster's; until one of them answers, the brokers that are known go on to serve.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -48,6 +51,9 @@ LOGIN_BACKOFF_SECONDS_MAX = 30.0
 REFRESH_GAP_SECONDS = 0.2
 """Hints at a change come in storms; one Metadata request answers all of them."""
 
+MOVE_SECONDS = 1.0
+"""How soon other bootstrap addresses that do not answer are asked again."""
+
 RENEW_AT = 0.6
 """The share of a session's lifetime after which the login is renewed (Java: 0.85 to 0.95); early, because a request
 that waits at the broker, such as JoinGroup, keeps what is behind it waiting too."""
@@ -79,12 +85,17 @@ class Opened:
     authenticate_version: int
     mechanism: Mechanism | None
     """How it was logged in, and is to be again."""
+    address: tuple[str, int]
+    tls: ClientTls | None
+    """How TLS is spoken on it."""
 
 
 class NodeLink:
     """One broker: its control connection, and whether it is up."""
 
     def __init__(self) -> None:
+        self.standing: asyncio.Timeout | None = None
+        """While the control connection stands: ends it, to be made anew."""
         self.up = asyncio.Event()
         self.conversation: Conversation | None = None
         self.hint = asyncio.Event()
@@ -106,6 +117,8 @@ class ClusterLink:
         self._nodes: dict[int, NodeLink] = {}
         self._tasks = Tasks()
         self._hint = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._moving = False  # other bootstrap addresses are configured, and none of them has answered yet
         self._quiet = Suppressor(interval_seconds=30)
         self._log = _log.bind(cluster=settings.name)
         self._tried = ""
@@ -126,7 +139,26 @@ class ClusterLink:
             if node.conversation is not None:
                 node.conversation.close()
 
+    def change(self, settings: ClusterSettings) -> None:
+        """Go on by other settings; connections of clients are their own business."""
+        before, self.settings = self.settings, settings
+        if (before.mechanism, before.tls) != (settings.mechanism, settings.tls):
+            self.login_refused = None
+            for node in self._nodes.values():
+                node.hint.set()
+                if node.standing is not None:
+                    node.standing.reschedule(asyncio.get_running_loop().time())
+        self._moving = self._moving or set(before.bootstrap) != set(settings.bootstrap)
+        self._changed.set()
+        self.poke()
+
     # What others ask of it.
+
+    def good(self, opened: Opened, node_id: int | None, mechanism: Mechanism | None) -> bool:
+        """Whether a connection that was opened to a broker (None: any) would be opened so today."""
+        places = self.view.brokers.values() if node_id is None else [self.view.brokers.get(node_id)]
+        there = any(broker is not None and opened.address == (broker.host, broker.port) for broker in places)
+        return there and opened.tls is self.settings.tls and opened.mechanism == mechanism
 
     def poke(self) -> None:
         """Something hints at a change in the cluster: ask for Metadata soon."""
@@ -196,14 +228,14 @@ class ClusterLink:
         conversation = await dial(host, port, settings.dial_timeout_seconds, settings.tls)
         try:
             if mechanism is None:
-                return Opened(conversation, 0, 0, None), table
+                return Opened(conversation, 0, 0, None, (host, port), settings.tls), table
             if table is None:
                 body = await conversation.request(ApiKey.API_VERSIONS, 0, b"", settings.login_timeout_seconds)
                 table = apiversions.parse_response(0, body)
             highest = table.ranges.get(ApiKey.SASL_AUTHENTICATE, (0, 1))[1]
             version = min(highest, AUTHENTICATE_VERSION_MAX)
             lifetime_ms = await conversation.login(mechanism, version, settings.login_timeout_seconds)
-            return Opened(conversation, lifetime_ms, version, mechanism), table
+            return Opened(conversation, lifetime_ms, version, mechanism, (host, port), settings.tls), table
         except AuthError:
             self.login_failures += 1
             conversation.close()
@@ -216,6 +248,7 @@ class ClusterLink:
         backoff = BACKOFF_SECONDS
         while True:
             self._hint.clear()
+            self._changed.clear()
             try:
                 answer = await self._ask_metadata()
             except KproxyError as error:
@@ -227,19 +260,24 @@ class ClusterLink:
                     (LOGIN_BACKOFF_SECONDS, LOGIN_BACKOFF_SECONDS_MAX) if refused else (0.0, BACKOFF_SECONDS_MAX)
                 )
                 backoff = min(max(backoff * 2, lowest), highest)
-                await asyncio.sleep(backoff)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(backoff):
+                        await self._changed.wait()
                 continue
             backoff = BACKOFF_SECONDS
             self.login_refused = None
             self._apply(answer)
             await asyncio.sleep(REFRESH_GAP_SECONDS)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.refresh_interval_seconds):
+                interval = self.settings.refresh_interval_seconds
+                async with asyncio.timeout(min(interval, MOVE_SECONDS) if self._moving else interval):
                     await self._hint.wait()
 
     def _apply(self, answer: ClusterAnswer) -> None:
         now = asyncio.get_running_loop().time()
         change = self.view.apply_brokers(answer.brokers, answer.cluster_id, now)
+        if change.replaced:
+            self._log.warning("it is another cluster now", cluster_id=answer.cluster_id)
         for node_id in change.added:
             self._nodes[node_id] = NodeLink()
             self._tasks.spawn(f"broker {node_id}", self._keep_node(node_id, self._nodes[node_id]))
@@ -257,19 +295,31 @@ class ClusterLink:
             self._on_change(change)
 
     async def _ask_metadata(self) -> ClusterAnswer:
-        """Ask any broker that is up; then every address known, until one answers."""
-        errors: list[KproxyError] = []
+        """Ask any broker that is up, then every address known; bootstrap addresses first where they are new."""
+        if self._moving:
+            asked = self.settings.bootstrap
+            try:
+                answer = await self._ask_at(asked)
+            except KproxyError as error:
+                self._complain("no answer at the new bootstrap addresses; trying again", error, tried=self._tried)
+            else:
+                self._moving = self.settings.bootstrap != asked
+                return answer
         timeout = self.settings.login_timeout_seconds
         for node_id in random.sample(up := self.up_nodes(), len(up)):
             conversation = self._nodes[node_id].conversation
             table = self.view.table(node_id)
             if conversation is not None and table is not None:
-                try:
+                with suppress(KproxyError):  # the next one is asked, and in the end all addresses
                     return await _metadata(conversation, table, timeout)
-                except KproxyError as error:
-                    errors.append(error)
         known = [(broker.host, broker.port) for broker in self.view.brokers.values()]
-        for host, port in dict.fromkeys((*random.sample(known, len(known)), *self.settings.bootstrap)):
+        return await self._ask_at((*random.sample(known, len(known)), *self.settings.bootstrap))
+
+    async def _ask_at(self, addresses: Iterable[tuple[str, int]]) -> ClusterAnswer:
+        """Ask at these addresses, in this order, until one answers. Raises what the last one did."""
+        last: KproxyError = UpstreamError("no broker is known")
+        timeout = self.settings.login_timeout_seconds
+        for host, port in dict.fromkeys(addresses):
             self._tried = f"{host}:{port}"
             try:
                 opened, _ = await self._open(host, port, None, self.settings.mechanism)
@@ -279,10 +329,10 @@ class ClusterLink:
                 finally:
                     opened.conversation.close()
             except KproxyError as error:
-                errors.append(error)
+                last = error
                 if isinstance(error, AuthError):
                     break
-        raise errors[-1] if errors else UpstreamError("no broker is known")
+        raise last
 
     async def _keep_node(self, node_id: int, node: NodeLink) -> None:
         """Keep one broker's control connection, as long as it is in the cluster."""
@@ -305,11 +355,15 @@ class ClusterLink:
                 await asyncio.sleep(LOGIN_BACKOFF_SECONDS)
                 continue
             backoff = 0.0
+            if not self.good(opened, node_id, self.settings.mechanism):  # the settings have changed meanwhile
+                opened.conversation.close()
+                continue
             self._node_is_up(node_id, node, opened.conversation, table)
             lifetime = opened.session_lifetime_ms / 1000 * RENEW_AT or None
             with suppress(TimeoutError):
-                async with asyncio.timeout(lifetime):
+                async with asyncio.timeout(lifetime) as node.standing:
                     await self._watch(node_id, opened.conversation)
+            node.standing = None
             if not opened.conversation.closed.done():
                 opened.conversation.close()  # its session ends soon: a new connection is the simplest renewal
                 await opened.conversation.closed

@@ -9,12 +9,12 @@ import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from kproxy.core.acceptor import Identity
-from kproxy.core.access import CAPPED, HIDDEN, KEYS, Access
+from kproxy.core.access import CAPPED, HIDDEN, KEYS, Access, TopicNames
 from kproxy.core.addressbook import AddressBook, NameLayout, PortLayout, SingleLayout
 from kproxy.core.addresses import Network
 from kproxy.core.causes import Cause
@@ -34,6 +34,7 @@ from kproxy.net.dial import Dialler
 from kproxy.net.door import Door
 from kproxy.net.entry import Entry
 from kproxy.net.finder import Finder
+from kproxy.net.following import follow
 from kproxy.net.link import ClusterLink, Opened
 from kproxy.net.relay import ClientSide, Shared
 from kproxy.net.routed import RoutedClientSide, Routing
@@ -47,10 +48,6 @@ _log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 5.0
 """How soon a port that could not be had is tried again."""
-
-FOLLOW_SECONDS = 0.02
-"""How soon a connection that could not come under other limits is told again: it renews its login, or looks for its
-broker."""
 
 SWEEPS_PER_TIMEOUT = 20
 """How exact the idle timeout is: a connection is closed at most a twentieth late."""
@@ -94,37 +91,44 @@ SocketSource = Callable[[str, int | None, int], Awaitable[socket.socket]]
 """(listener name, node id or None for the bootstrap port, port) -> a bound socket; raises OSError for want of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What there is around a listener in its process."""
+
+    limits: Limits | None = None
+    watch: Watch | None = None
+    executor: Executor | None = None
+    """Does the hard work of logins."""
+    inventory: bool = False
+    """Keep an account per connection."""
+    client_ids_max: int = 0
+    """With it, sums by so many client ids."""
+
+
 class Listener:
-    """One listener of one cluster. ``open`` it once the link is ready."""
+    """One listener of one cluster. ``open`` it once the link is ready; ``change`` it, ``drain`` it, ``close`` it."""
 
     def __init__(
         self,
         settings: ListenerSettings,
         link: ClusterLink,
         sockets: SocketSource,
-        limits: Limits | None = None,
+        around: Around = Around(),
         *,
-        executor: Executor | None = None,
-        watch: Watch | None = None,
-        inventory: bool = False,
-        client_ids_max: int = 0,
         turns: Turns | None = None,
+        tally: Tally | None = None,
     ) -> None:
         """Prepare a listener; nothing is open yet.
 
-        ``executor`` does the hard work of logins. ``inventory``: keep an account per connection; ``client_ids_max``:
-        with it, sums by so many client ids. ``turns``: among the processes that share its sockets.
+        ``turns``: among the processes that share its sockets. ``tally``: where it counts on, as another's successor.
         """
         self.settings = settings
-        self._limits = limits
-        self._watch = watch
+        self._around = around
         self._turns = turns
-        self.tally = Tally()
-        self.tally.latencies = None if watch is None else watch.latencies
-        self._inventory = inventory
-        if client_ids_max:
-            self.tally.client_ids = ClientIds(client_ids_max)
-        self._link = link
+        self._watch = around.watch
+        self.tally = tally or Tally()
+        self._count()
+        self.link = self._link = link
         self._sockets = sockets
         self._tasks = Tasks()
         self._doors: dict[int | None, Door] = {}
@@ -133,8 +137,6 @@ class Listener:
         self._a_port_each = settings.addressing == "ports"
         layout = SingleLayout(settings.advertised_port) if single else settings.names or settings.layout
         self._book = AddressBook(layout, settings.advertised_port, link.saw_endpoint)
-        self._mechanism_for = settings.mechanism_for or (lambda _: link.settings.mechanism)
-        self._executor = executor
         self._dialler = Dialler(link, self.tally)
         self._routing: Routing | None = None
         if single:
@@ -144,10 +146,33 @@ class Listener:
         self._opening = asyncio.Lock()
         self._following: asyncio.Task[None] | None = None
         self._offer: Offer | None = None  # the cluster's, of which clients get what rules leave
-        if settings.access is not None:
-            settings.access.denied = self.tally.denied
-            settings.access.tell = DenialLog(settings.name)
-            settings.access.names.wanted = TopicLookup(link, settings.access.names, self._tasks)
+        self._names = TopicNames()
+        self._names.wanted = TopicLookup(link, self._names, self._tasks)
+        self._arm(settings.access)
+
+    def _arm(self, access: Access | None) -> None:
+        """Have rules count and learn here."""
+        if access is not None:
+            access.denied = self.tally.denied
+            access.tell = DenialLog(self.settings.name)
+            access.names = self._names
+
+    def _count(self) -> None:
+        """Count what is asked for."""
+        self.tally.latencies = None if self._watch is None else self._watch.latencies
+        ids, ids_max = self.tally.client_ids, self._around.client_ids_max
+        if (0 if ids is None else ids.ids_max) != ids_max:
+            self.tally.client_ids = ClientIds(ids_max) if ids_max else None
+
+    @property
+    def missed(self) -> int:
+        """How many requests were not told to the log (see Watch)."""
+        return 0 if self._watch is None else self._watch.missed
+
+    def _mechanism_for(self, identity: Identity) -> Mechanism | None:
+        """Return how to log in to the brokers for a client. Raises AuthError where there is no way."""
+        mapped = self.settings.mechanism_for
+        return self._link.settings.mechanism if mapped is None else mapped(identity)
 
     @property
     def address(self) -> str:
@@ -172,7 +197,7 @@ class Listener:
             principal_of=settings.principal_of,
             node_of=None if settings.names is None else settings.names.node_of,
             terms=terms,
-            executor=self._executor,
+            executor=self._around.executor,
             turns=self._turns,
             judge=self._judge if terms is not None and terms.judged_upstream else None,
             login_timeout_seconds=settings.login_timeout_seconds,
@@ -204,8 +229,11 @@ class Listener:
                 return True
         return False
 
-    async def open(self) -> None:
-        """Open the bootstrap port and the brokers' ports. Raises OSError where one can't be had."""
+    async def open(self, *, patiently: bool = False) -> None:
+        """Open the bootstrap port and the brokers' ports. Raises OSError where one can't be had.
+
+        ``patiently``: a broker's port that can't be had is tried again and again, and the others open.
+        """
         offer = self._link.view.offer
         if offer is None:
             raise UpstreamError("the cluster has not answered")
@@ -221,16 +249,18 @@ class Listener:
             open_broker=self._open_broker,
             mechanism_for=self._mechanism_for,
             advertised_host=settings.advertised_host,
-            limits=self._limits,
+            limits=self._around.limits,
             access=settings.access,
-            watch=self._watch,
+            watch=self._around.watch and self._watch,
             turns=self._turns,
             connections_max=settings.connections_max,
             buffered_bytes_max=settings.buffered_bytes_max,
-            inventory=self._inventory,
+            inventory=self._around.inventory,
             tasks=self._tasks,
         )
-        if self._a_port_each:
+        if self._a_port_each and patiently:
+            self._tasks.spawn(f"ports of {settings.name}", self._open_new_ports())
+        elif self._a_port_each:
             for node_id in sorted(self._link.view.brokers):
                 await self._open_port(node_id)
         await self._open_port(None)
@@ -262,7 +292,7 @@ class Listener:
                 return RoutedClientSide(shared, guest, routing)
             return ClientSide(shared, guest, guest.node_id if node_id is None else node_id)
 
-        door = self._doors[node_id] = Door(sock, shared.entry, admit)
+        door = self._doors[node_id] = Door(sock, lambda: shared.entry, admit)
         door.open(settings.backlog)
 
     async def _open_broker(self, client: ClientSide) -> Opened:
@@ -280,9 +310,12 @@ class Listener:
             return
         if self._offer is not offer:
             self._offer = offer
-            shared.front.offer = self._offered(offer)
-            for client in list(shared.connections):
-                client.offer_changed()
+            self._offer_to_all(shared, offer)
+        if change.replaced:
+            self._names.forget()
+            if self._routing is not None:
+                self._routing.directory.forget()
+            self._follow(shared)
         for node_id in change.forgotten:
             door = self._doors.pop(node_id, None)
             if door is not None:
@@ -290,22 +323,51 @@ class Listener:
         if change.added and self._a_port_each:
             self._tasks.spawn(f"ports of {self.settings.name}", self._open_new_ports())
 
-    def limits_changed(self, limits: Limits | None) -> None:
-        """Have clients come under these limits from now on; None: there are none."""
-        self._limits = limits
-        shared = self._shared
-        if shared is None:
-            return
-        shared.limits = limits
+    def change(self, settings: ListenerSettings, around: Around) -> None:
+        """Go on by other settings, with the same ports and addresses; clients follow as they can (see following)."""
+        before, self.settings = self.settings, settings
+        if settings.access is not None and settings.access.same(before.access):
+            self.settings = replace(settings, access=before.access)  # with all that it has learnt
+        else:
+            self._arm(settings.access)
+        if self._watch is None:
+            self._watch = around.watch
+        else:
+            self._watch.follow(around.watch)
+        self._around = around
+        self._count()
+        self._dialler.settings_changed()
+        if self._shared is not None:
+            self._change_shared(self._shared)
+            self._follow(self._shared)
+
+    def _change_shared(self, shared: Shared) -> None:
+        settings, around = self.settings, self._around
+        front = shared.front
+        front.request_bytes_max = settings.request_bytes_max
+        front.asks_login = settings.terms is not None
+        entry = self._make_entry(front)
+        entry.succeed(shared.entry)
+        shared.entry = entry
+        shared.limits, shared.access = around.limits, settings.access
+        shared.watch = around.watch and self._watch
+        shared.connections_max = settings.connections_max
+        shared.buffered_bytes_max = settings.buffered_bytes_max
+        shared.inventory = around.inventory
+        for door in self._doors.values():
+            door.resize(settings.backlog)
+        if self._offer is not None:
+            self._offer_to_all(shared, self._offer)
+
+    def _follow(self, shared: Shared) -> None:
         if self._following is not None:
             self._following.cancel()
-        self._following = self._tasks.spawn(f"limits of {self.settings.name}", self._follow_limits(shared))
+        self._following = self._tasks.spawn(f"clients of {self.settings.name}", follow(list(shared.connections)))
 
-    async def _follow_limits(self, shared: Shared) -> None:
-        """Tell connections, and tell those again that were in the midst of something."""
-        waiting = list(shared.connections)
-        while waiting := [client for client in waiting if not client.gone and not client.limits_changed()]:  # noqa: ASYNC110  no event costs the data path nothing
-            await asyncio.sleep(FOLLOW_SECONDS)
+    def _offer_to_all(self, shared: Shared, offer: Offer) -> None:
+        shared.front.offer = self._offered(offer)
+        for client in list(shared.connections):
+            client.offer_changed()
 
     def _offered(self, offer: Offer) -> Offer:
         """Return what clients are offered: not what is denied to all, where they do better without it."""
@@ -337,19 +399,23 @@ class Listener:
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        timeout = self.settings.idle_timeout_seconds
         shared = self._shared
         assert shared is not None  # noqa: S101  open() has made it
         while True:
+            timeout = self.settings.idle_timeout_seconds
             await asyncio.sleep(max(timeout / SWEEPS_PER_TIMEOUT, 0.05))
             for client in list(shared.connections):
                 client.sweep(loop.time(), timeout)
 
-    async def drain(self, timeout_seconds: float) -> None:
-        """Accept no more; let what is in flight finish, then close; whoever is left after the timeout is cut off."""
+    def shut(self) -> None:
+        """Accept no more."""
         for door in self._doors.values():
             door.close()
         self._doors.clear()
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Accept no more; let what is in flight finish, then close; whoever is left after the timeout is cut off."""
+        self.shut()
         shared = self._shared
         if shared is None:
             return

@@ -12,20 +12,22 @@ once loses nothing.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import structlog
 
 from kproxy.core.acceptor import Identity
 from kproxy.core.access import Access, Permissions
 from kproxy.core.account import Account
+from kproxy.core.addresses import within
 from kproxy.core.causes import Cause
 from kproxy.core.exchange import Exchange, Front
+from kproxy.core.guarded import Guarded
 from kproxy.core.kinds import exchange_class
 from kproxy.core.limits import Client, Limits
-from kproxy.core.observed import Watch
+from kproxy.core.observed import Observed, Watch
 from kproxy.core.rewrite import Advertise
 from kproxy.core.sasl import Login, Mechanism
 from kproxy.core.suppressor import Suppressor
@@ -40,10 +42,6 @@ from kproxy.net.tasks import Tasks
 from kproxy.net.threshold import Guest
 from kproxy.net.turns import Turns
 from kproxy.wire.frames import describe_garbage
-
-if TYPE_CHECKING:
-    from kproxy.core.guarded import Guarded
-    from kproxy.core.observed import Observed
 
 _log = structlog.get_logger(__name__)
 
@@ -84,6 +82,8 @@ class Shared:
     """None: there are none."""
     access: Access | None = None
     """None: there are no rules."""
+    everything: Access = field(default_factory=lambda: Access(default_allow=True))
+    """The rules of those who had some when there were any."""
     watch: Watch | None = None
     """None: nothing is timed, or logged."""
     turns: Turns | None = None
@@ -114,8 +114,7 @@ class BrokerSide(asyncio.Protocol):
         self.transport = opened.conversation.transport
         self.transport.set_protocol(self)
         self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
-        self.authenticate_version = opened.authenticate_version
-        self.mechanism = opened.mechanism
+        self.opened = opened
         self._linger: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self.renew_in(opened.session_lifetime_ms)
@@ -200,6 +199,7 @@ class ClientSide(asyncio.Protocol):
         "_cause",
         "_counted",
         "_dialling",
+        "_ending",
         "_eof",
         "_full",
         "_holding",
@@ -256,8 +256,9 @@ class ClientSide(asyncio.Protocol):
         self._cause: Cause | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._login: Login | None = None
-        self._holding = False  # requests are held back at the next boundary, to renew the login or to drain
-        self._outdated = False  # it looks at less than is configured now: it is to end when it is idle
+        self._holding = False  # requests are held back at the next boundary, to renew the login or to end
+        self._ending: Cause | None = None  # why it ends after the last answer, once nothing more is taken
+        self._outdated = False  # it would not be let in as it is now: it is to end when it is idle
         self._idle_mark: tuple[int, ...] = ()
         self._idle_since = 0.0
 
@@ -275,7 +276,7 @@ class ClientSide(asyncio.Protocol):
         if guest.offer is not None:
             self.exchange.introduced(guest.offer, guest.software)
         if guest.proven is not None:
-            self.session = Session(self, shared.entry, guest.proven)
+            self.session = Session(self, guest.proven)
         self._begin()
         self._tally.opened += 1
         self._tally.connections += 1
@@ -397,8 +398,8 @@ class ClientSide(asyncio.Protocol):
         if self._linger is not None:
             self._linger.cancel()
         self._forget_buffered()
-        if self.shared.watch is not None:
-            cast("Observed", self.exchange).conclude()
+        if isinstance(self.exchange, Observed):
+            self.exchange.conclude()
         if self.gate is not None:
             self.gate.leave(by_client=self._cause in {None, Cause.CLIENT_CLOSED})
         if self.session is not None:
@@ -526,8 +527,8 @@ class ClientSide(asyncio.Protocol):
                 self.end(Cause.CLIENT_CLOSED)
         elif exchange.outstanding or not exchange.at_boundary:
             return
-        elif self.shared.draining:
-            self.end(Cause.DRAINED)
+        elif self._ending is not None:
+            self.end(self._ending)
         elif not exchange.idle or exchange.waits:
             return
         elif not self.shared.front.offer.covers(exchange.offer):
@@ -535,18 +536,55 @@ class ClientSide(asyncio.Protocol):
         elif self._outdated:
             self.end(Cause.CONFIGURATION_CHANGED)
 
-    def limits_changed(self) -> bool:
-        """The limits are others: come under them; False: not yet, call it again soon.
+    def configuration_changed(self) -> bool:
+        """Come under what is configured now; False: not yet, call it again soon.
 
-        A connection that was made while there were none ends at its next idle moment.
+        A connection that would not be let in now, or would be made otherwise, ends at its next idle moment.
         """
-        if self.gate is not None:
-            return self.gate.limits_changed()
-        self._outdated = self.shared.limits is not None
+        if self._outdated or self._dialling:
+            return False
+        exchange, access = self.exchange, self.shared.access or self.shared.everything
+        if isinstance(exchange, Guarded) and exchange.permissions.access is not access:
+            exchange.guard_by(Permissions(access, self.identity.principal, self.identity.groups))
+            self._outdated = exchange.tied  # a topic of its share session may be denied now
+        self._outdated = self._outdated or self._is_outdated()
         if self._outdated:
             self.watching = True
             self.look_after()
-        return True
+            return False
+        return self.gate is None or self.gate.limits_changed()
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it is to end because something else is configured now."""
+        return self._outdated and not self.gone
+
+    def watch_changed(self) -> None:
+        """See Observed."""
+        if isinstance(self.exchange, Observed):
+            self.exchange.watch_anew()
+
+    def _is_outdated(self) -> bool:
+        """Whether the connection is not as one that came now would be, and what is configured does not hold for it."""
+        shared, entry, exchange = self.shared, self.shared.entry, self.exchange
+        if (
+            (shared.limits is not None and self.gate is None)
+            or (shared.access is not None and not isinstance(exchange, Guarded))
+            or (shared.watch is not None and not isinstance(exchange, Observed))
+            or (entry.terms is not None and self.session is None)
+            or (entry.tls is not None and self.guest.tls is None)
+            or (entry.networks is not None and not within(self.host, entry.networks))
+        ):
+            return True
+        try:
+            mechanism = shared.mechanism_for(self.identity)
+        except AuthError:
+            return True
+        return not all(shared.link.good(broker.opened, node_id, mechanism) for node_id, broker in self.brokers())
+
+    def brokers(self) -> Iterable[tuple[int | None, BrokerSide]]:
+        """Return the connections to brokers, by node id; None: to any."""
+        return () if self.broker is None else ((self.node_id, self.broker),)
 
     def offer_changed(self) -> None:
         """The cluster offers something else now: end at the next idle moment if this client was told too much."""
@@ -554,8 +592,9 @@ class ClientSide(asyncio.Protocol):
             self.watching = True
             self.look_after()
 
-    def drain(self) -> None:
+    def drain(self, cause: Cause = Cause.DRAINED) -> None:
         """Let what is under way finish, then end; the request that is half here is let through, no other."""
+        self._ending = cause
         if self.gate is not None:
             self.gate.flush()
         self.exchange.hold()
@@ -567,7 +606,7 @@ class ClientSide(asyncio.Protocol):
         """Go on once the request under way has been sent."""
         if not self.exchange.at_boundary:
             return
-        if self.shared.draining:
+        if self._ending is not None:
             self.pause(DRAINING)
         if self._login is not None and not self._paused & RENEWING and self._to_broker is not None:
             self.pause(RENEWING)
@@ -643,9 +682,12 @@ class ClientSide(asyncio.Protocol):
 
     def renew_login(self) -> None:
         """Begin to renew: at once at a request boundary, otherwise when the request under way has been sent."""
-        if self.gone or self.broker is None or self._login is not None or self.broker.mechanism is None:
+        if self.gone or self.broker is None or self._login is not None:
             return
-        self._login = Login(self.broker.mechanism, self.broker.authenticate_version)
+        opened = self.broker.opened
+        if opened.mechanism is None:
+            return
+        self._login = Login(opened.mechanism, opened.authenticate_version)
         self.exchange.hold()
         self._holding = True
         self._held()
@@ -672,7 +714,7 @@ class ClientSide(asyncio.Protocol):
             return
         self._tally.reauthentications += 1
         self.broker.renew_in(session_lifetime_ms)
-        if self.shared.draining:
+        if self._ending is not None:
             self.look_after()
             return
         self._holding = False

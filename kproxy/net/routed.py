@@ -7,6 +7,7 @@ is gone: then nobody waits for answers.
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -152,14 +153,19 @@ class RoutedClientSide(ClientSide):
         if self.exchange.pending is not None:
             self._advance()
 
-    def drain(self) -> None:
+    def drain(self, cause: Cause = Cause.DRAINED) -> None:
         """See relay; what was read goes first, also where that takes a look-up or another lane."""
+        self._ending = cause
         if self.gate is not None:
             self.gate.flush()
         if self.exchange.pending is None:
-            super().drain()
+            super().drain(cause)
 
     # Lanes.
+
+    def brokers(self) -> Iterable[tuple[int | None, BrokerSide]]:
+        """See relay."""
+        return self._lanes.items()
 
     def _to_lane(self, out: bytes) -> None:
         """Send something to the lane's broker, which is connected: nothing is taken for one that is not."""
@@ -353,8 +359,8 @@ class RoutedClientSide(ClientSide):
         if self.gone:
             return
         self.resume(ROUTING)
-        if self.shared.draining and not self._holding:
-            super().drain()
+        if self._ending is not None and not self._holding:
+            super().drain(self._ending)
         elif self._holding:
             self._held()
         if self.watching:

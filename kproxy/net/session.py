@@ -33,18 +33,23 @@ LOGGING_IN = 128
 class Session:
     """The login of one client's connection. ``attend`` to it when the exchange has a ``login``; ``leave`` it last."""
 
-    __slots__ = ("_client", "_end", "_entry", "_login", "_loop", "_refusal", "proven")
+    __slots__ = ("_client", "_end", "_login", "_loop", "_refusal", "_shared", "proven")
 
-    def __init__(self, client: "ClientSide", entry: Entry, proven: Proven) -> None:
+    def __init__(self, client: "ClientSide", proven: Proven) -> None:
         """Begin with what the first login came to."""
         self._client: ClientSide | None = client
-        self._entry = entry
+        self._shared = client.shared
         self._loop = asyncio.get_running_loop()
         self._login: ClientLogin | None = None
         self._refusal: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None
         self.proven = proven
         self._hold()
+
+    @property
+    def _entry(self) -> Entry:
+        """How clients log in now, which need not be as this one did."""
+        return self._shared.entry
 
     @property
     def identity(self) -> Identity:

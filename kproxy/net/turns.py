@@ -114,6 +114,10 @@ class Acceptor:
         self._sock.listen(backlog)
         self._listen()
 
+    def resize(self, backlog: int) -> None:
+        """Have so many connections wait to be accepted."""
+        self._sock.listen(backlog)
+
     def close(self) -> None:
         """Accept no more."""
         if self._again is not None:

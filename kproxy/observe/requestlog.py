@@ -66,13 +66,17 @@ class RequestLog:
         self._timer: asyncio.Handle | None = None
         self._told_at = -TELL_SECONDS
         self._told = 0
+        self._closed = False
         self.taken = 0
         self.dropped = 0
         """For want of room here, not counting what the sink has lost."""
 
     def take(self, observation: Observation) -> None:
-        """Log a request; it is dropped where there is no room."""
+        """Log a request; it is dropped where there is no room, and once the log is closed."""
         queue = self._queue
+        if self._closed:
+            self.dropped += 1
+            return
         if len(queue) + self._sink.waiting >= self.settings.queue_max:
             self.dropped += 1
         else:
@@ -95,6 +99,7 @@ class RequestLog:
 
     async def close(self) -> None:
         """Write what is left, within the bound; what is left then is dropped."""
+        self._closed = True
         with_end = self._loop.time() + self.settings.flush_timeout_seconds
         while self._queue and self._loop.time() < with_end:
             self._step()

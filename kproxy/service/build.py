@@ -186,7 +186,12 @@ def request_log(config: Config) -> RequestLog | None:
         sink = KafkaSink(log.topic or "", kafka_options(log, config), log.queue_max)
     else:
         sink = FileSink(log.path)
-    return RequestLog(LogSettings(log.fields, log.key, log.queue_max, log.linger, log.flush_timeout), sink)
+    return RequestLog(log_settings(log), sink)
+
+
+def log_settings(log: LogConfig) -> LogSettings:
+    """Return what a request log must know beside its sink."""
+    return LogSettings(log.fields, log.key, log.queue_max, log.linger, log.flush_timeout)
 
 
 def kafka_options(log: LogConfig, config: Config) -> dict[str, Any]:

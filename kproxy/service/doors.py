@@ -2,6 +2,13 @@
 
 A Doors belongs to one process. Everything is read once before anything is served, so that a mistake in a file is told
 at the start; afterwards a file that changes is read again, and a bad one changes nothing but the log.
+
+For another configuration another Doors is made, which takes over from the one before what is configured in the same
+words: users, keys, tokens and certificates, with what has been learnt of them and whoever keeps them fresh::
+
+    new = Doors(config, before)         # reads files: best in a thread
+    await new.start()
+    await before.close(new)             # but not what is the new one's, too
 """
 
 import asyncio
@@ -36,12 +43,10 @@ from kproxy.net.oauth import JwtValidator
 from kproxy.net.tasks import Tasks
 from kproxy.net.tls import ClientSettings, ClientTls, ServerSettings, ServerTls
 from kproxy.net.tokens import ClientCredentials, TokenFile, TokenSource
+from kproxy.service.freshness import Kept, UsersOf, keep_certificates, keep_users
 from kproxy.service.layouts import name_layout
 
 _log = structlog.get_logger(__name__)
-
-LOOK_SECONDS = 2.0
-"""How often a users file is looked at."""
 
 HARD_WORKERS = 2
 """Threads that derive keys of passwords, some milliseconds each, beside the event loop."""
@@ -50,69 +55,44 @@ TOKEN_SECONDS = 10.0
 """How long a start waits for the first token for the brokers."""
 
 
-class UsersOf:
-    """The users of a file, read again when it changes."""
-
-    def __init__(self, path: Path, decoy_key: bytes | None = None) -> None:
-        """Read it; ``decoy_key``: see load_users. Raises ConfigError."""
-        self._path = path
-        self._decoy_key = decoy_key
-        self._seen = _signature(path)
-        file = users_file.read_users(path)
-        self.keyed = file.decoy_key is not None
-        self.table: Users = file.table(decoy_key)
-
-    async def keep(self) -> None:
-        """Follow the file; a bad one is told once, and changes nothing."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            seen = _signature(self._path)
-            if seen == self._seen:
-                continue
-            self._seen = seen
-            try:
-                self.table = await asyncio.to_thread(users_file.load_users, self._path, self._decoy_key)
-            except ConfigError as error:
-                _log.error("users file is no good; those that were read before stay", error=str(error))
-            else:
-                _log.info("users file read again", file=str(self._path), users=len(self.table))
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
 class Doors:
-    """All of it, for one configuration. Make it, ``start`` it, ask it."""
+    """All of it, for one configuration. Make it, ``start`` it, ask it, ``close`` it."""
 
-    def __init__(self, config: Config, decoy_key: bytes | None = None) -> None:
-        """Read every file. Raises ConfigError, a line for each mistake.
+    def __init__(self, config: Config, decoy_key: bytes | None = None, *, before: "Doors | None" = None) -> None:
+        """Read every file; take over from ``before`` what is the same. Raises ConfigError, a line for each mistake.
 
         ``decoy_key``: what unknown users are told by, the same in all processes of a run (core.credentials.Users),
         where a users file has none. None: one of this process.
         """
         self._config = config
         self._decoy_key = decoy_key
+        self._before = {} if before is None else before._kept  # noqa: SLF001  one of its own kind
         self._mistakes: list[str] = []
+        self._kept: dict[object, Kept] = {}
         self._users: dict[Path, UsersOf] = {}
-        self._jwks: list[Jwks] = []
-        self._sources: list[TokenSource] = []
         self._server_tls: dict[str, ServerTls] = {}
         self._client_tls: dict[str, ClientTls] = {}
         self._terms: dict[str, Terms] = {}
         self._own: dict[str, Mechanism | None] = {}
         self._credentials: dict[str, dict[str, Mechanism]] = {}
-        self.executor: Executor | None = None
+        self.executor: Executor | None = None if before is None else before.executor
         for name, cluster in config.clusters.items():
             self._prepare_cluster(name, cluster)
         for name, listener in config.listeners.items():
             self._prepare_listener(name, listener)
+        del self._before
         if self._mistakes:
             raise ConfigError("\n".join(self._mistakes))
+
+    def _make(
+        self, what: object, words: object, make: Callable[[], Any], keep: Callable[[Kept, Tasks], None] | None = None
+    ) -> Any:  # noqa: ANN401 - whatever is made
+        """Make something of files, by its ``words``; what was made before of the same is taken over."""
+        kept = self._before.get(what)
+        if kept is None or kept.words != words:
+            kept = Kept(words, make(), keep)
+        self._kept[what] = kept
+        return kept.made
 
     def _try(self, where: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
         """Make something of files; note what is wrong with them."""
@@ -131,8 +111,13 @@ class Doors:
             pattern: self._mechanism(f"{here}.credentials.{pattern}", sasl)
             for pattern, sasl in cluster.credentials.items()
         }
-        if cluster.tls is not None:
-            self._client_tls[name] = self._try(f"{here}.tls", lambda: ClientTls(client_settings(cluster.tls)))
+        tls = cluster.tls
+        if tls is not None:
+            keep = partial(keep_certificates, f"cluster {name}", tls.reload_interval)
+            self._client_tls[name] = self._try(
+                f"{here}.tls",
+                lambda: self._make(("cluster", name), tls, lambda: ClientTls(client_settings(tls)), keep),
+            )
 
     def _mechanism(self, where: str, sasl: Sasl) -> Mechanism:
         if sasl.oauth is None:
@@ -143,10 +128,17 @@ class Doors:
                 else Scram(user, sasl.revealed(), sasl.mechanism)
             )
         oauth = sasl.oauth
-        source: TokenSource | None = self._try(f"{where}.oauth", lambda: TokenSource(token_origin(oauth)))
+        source: TokenSource | None = self._try(
+            f"{where}.oauth",
+            lambda: self._make(
+                ("tokens", where),
+                oauth,
+                lambda: TokenSource(token_origin(oauth)),
+                lambda kept, tasks: kept.made.start(tasks),
+            ),
+        )
         if source is None:
             return Plain("", "")  # never used: the mistake ends the start
-        self._sources.append(source)
         return Oauthbearer(source.current, dict(oauth.extensions))
 
     def own_mechanism(self, cluster: str) -> Mechanism | None:
@@ -184,10 +176,17 @@ class Doors:
         tls, names = listener.tls, name_layout(listener)
         if tls is not None:
             knows = None if names is None else names.knows
-            self._server_tls[name] = self._try(f"{here}.tls", lambda: ServerTls(server_settings(tls), knows))
-        if listener.sasl is not None:
+            keep = partial(keep_certificates, f"listener {name}", tls.reload_interval)
+            self._server_tls[name] = self._try(
+                f"{here}.tls",
+                lambda: self._make(
+                    ("listener", name), (tls, names), lambda: ServerTls(server_settings(tls), knows), keep
+                ),
+            )
+        sasl = listener.sasl
+        if sasl is not None:
             passthrough = self._config.clusters[listener.cluster].passthrough is not None
-            self._terms[name] = self._make_terms(f"{here}.sasl", listener.sasl, passthrough=passthrough)
+            self._terms[name] = self._make_terms(f"{here}.sasl", sasl, passthrough=passthrough)
 
     def _make_terms(self, where: str, sasl: ClientSasl, *, passthrough: bool) -> Terms:
         mechanisms: list[ServerMechanism] = []
@@ -195,31 +194,33 @@ class Doors:
         users = None if path is None else self._try(f"{where}.users_file", lambda: self._users_of(path))
         for name in sasl.mechanisms:
             if sasl.oauth is not None and name == "OAUTHBEARER":
-                validator = self._try(f"{where}.oauth", partial(self._validator, sasl.oauth))
+                validator = self._try(f"{where}.oauth", partial(self._validator, where, sasl.oauth))
                 if validator is not None:
                     mechanisms.append(OauthServer(validator))
             elif passthrough:
                 mechanisms.append(PassthroughPlain())
             elif users is not None:
                 table = _table_of(users)
-                mechanisms.append(PlainServer(table, PasswordCache()) if name == "PLAIN" else ScramServer(name, table))
+                if name == "PLAIN":
+                    cache = self._make(("passwords", where), path, PasswordCache)
+                    mechanisms.append(PlainServer(table, cache))
+                else:
+                    mechanisms.append(ScramServer(name, table))
         by_name = {mechanism.name: mechanism for mechanism in mechanisms}
         return Terms(by_name, time.time, sasl.session_lifetime or 0.0, judged_upstream=passthrough)
 
     def _users_of(self, path: Path) -> UsersOf:
         if path not in self._users:
-            self._users[path] = UsersOf(path, self._decoy_key)
+            self._users[path] = self._make(
+                ("users", path), self._decoy_key, lambda: UsersOf(path, self._decoy_key), keep_users
+            )
         return self._users[path]
 
-    def _validator(self, oauth: ClientOauth) -> JwtValidator:
-        if oauth.jwks_file is not None:
-            jwks = Jwks(KeysOfFile(oauth.jwks_file))
-            jwks.load()
-        else:
-            # Fetched when it is started: an issuer that is down for a moment must not keep kproxy down.
-            endpoint = Endpoint(oauth.jwks_url or "", ca_file=oauth.ca_file)
-            jwks = Jwks(KeysOfUrl(endpoint, oauth.refresh_interval))
-        self._jwks.append(jwks)
+    def _validator(self, where: str, oauth: ClientOauth) -> JwtValidator:
+        where_from = (oauth.jwks_file, oauth.jwks_url, oauth.ca_file, oauth.refresh_interval)
+        jwks: Jwks = self._make(
+            ("keys", where), where_from, lambda: _keys(oauth), lambda kept, tasks: kept.made.start(tasks)
+        )
         return JwtValidator(
             jwks,
             oauth.issuer,
@@ -246,48 +247,35 @@ class Doors:
 
     # Life.
 
-    async def start(self, tasks: Tasks) -> None:
-        """Begin to follow files and addresses; return once there is a token for the brokers, or the wait is over."""
-        if self._terms:
+    async def start(self, token_seconds: float = TOKEN_SECONDS) -> bool:
+        """Begin to follow files and addresses, those that were taken over excepted, as they are followed.
+
+        Return True once there are tokens for the brokers, or False when that takes longer.
+        """
+        if self._terms and self.executor is None:
             self.executor = ThreadPoolExecutor(HARD_WORKERS, "login")
-        for path, users in self._users.items():
-            tasks.spawn(f"users of {path}", users.keep())
-        for jwks in self._jwks:
-            jwks.start(tasks)
-        for source in self._sources:
-            source.start(tasks)
-        watched: dict[str, ServerTls | ClientTls] = {f"listener {name}": one for name, one in self._server_tls.items()}
-        watched |= {f"cluster {name}": one for name, one in self._client_tls.items()}
-        for whose, one in watched.items():
-            tasks.spawn(f"certificates of {whose}", self._keep_certificates(whose, one))
-        ready = [source.ready.wait() for source in self._sources]
-        if ready:
-            try:
-                async with asyncio.timeout(TOKEN_SECONDS):
-                    await asyncio.gather(*ready)
-            except TimeoutError:
-                pass  # the log says what is the matter, and the links try again
+        for kept in self._kept.values():
+            if kept.tasks is None:
+                kept.start(Tasks())
+        ready = [kept.made.ready.wait() for kept in self._kept.values() if isinstance(kept.made, TokenSource)]
+        try:
+            async with asyncio.timeout(token_seconds):
+                await asyncio.gather(*ready)
+        except TimeoutError:
+            return False  # the log says what is the matter, and the links try again
+        return True
 
-    async def _keep_certificates(self, whose: str, one: ServerTls | ClientTls) -> None:
-        while True:
-            await asyncio.sleep(self._reload_interval(whose))
-            if not one.changed():
-                continue
-            try:
-                one.reload()
-            except ConfigError as error:
-                _log.error("new TLS files are no good; the old ones stay in use", whose=whose, error=str(error))
-                continue
-            facts = one.facts
-            more = {} if facts is None else {"subject": facts.subject, "not_after": facts.not_after.isoformat()}
-            _log.info("TLS files read again", whose=whose, **more)
-            for doubt in one.doubts(dt.datetime.now(dt.UTC)):
-                _log.warning(doubt, whose=whose)
+    def look(self) -> None:
+        """Look at certificates and users now, whatever the interval."""
+        for kept in self._kept.values():
+            kept.look.set()
 
-    def _reload_interval(self, whose: str) -> float:
-        kind, _, name = whose.partition(" ")
-        tls = self._config.listeners[name].tls if kind == "listener" else self._config.clusters[name].tls
-        return LOOK_SECONDS if tls is None else tls.reload_interval
+    async def close(self, after: "Doors | None" = None) -> None:
+        """Follow nothing any more but what ``after`` has taken over."""
+        stay = [] if after is None else list(after._kept.values())  # noqa: SLF001  one of its own kind
+        for kept in self._kept.values():
+            if kept.tasks is not None and not any(kept is one for one in stay):
+                await kept.tasks.close()
 
     def doubts(self) -> Iterator[str]:
         """Tell what works and should be known: certificates that expire soon, secrets that others can read."""
@@ -306,6 +294,15 @@ class Doors:
                     f"the users file {path} has no decoy_key, so that SCRAM's answers before and after a restart tell"
                     " who is no user; add 'decoy_key: KEY', of 'openssl rand -base64 32'"
                 )
+
+
+def _keys(oauth: ClientOauth) -> Jwks:
+    if oauth.jwks_file is not None:
+        jwks = Jwks(KeysOfFile(oauth.jwks_file))
+        jwks.load()
+        return jwks
+    # Fetched when it is started: an issuer that is down for a moment must not keep kproxy down.
+    return Jwks(KeysOfUrl(Endpoint(oauth.jwks_url or "", ca_file=oauth.ca_file), oauth.refresh_interval))
 
 
 def _user(identity: Identity) -> str:

@@ -20,7 +20,6 @@ from kproxy.config.model import Cluster, Config
 from kproxy.config.values import HostPort
 from kproxy.errors import AuthError, KproxyError, ProtocolError, TlsError, UpstreamError
 from kproxy.net.conversation import Conversation, dial
-from kproxy.net.tasks import Tasks
 from kproxy.service import loop
 from kproxy.service.doors import Doors
 from kproxy.service.layouts import port_layout
@@ -56,11 +55,11 @@ def check_connect(config: Config) -> list[str]:
 
 async def examine(config: Config) -> Examined:
     """Try every cluster of a configuration."""
-    doors, tasks = Doors(config), Tasks()
-    await doors.start(tasks)
+    doors = Doors(config)
+    await doors.start()
     checks = [_ClusterCheck(name, cluster, config, doors) for name, cluster in config.clusters.items()]
     await asyncio.gather(*(check.run() for check in checks))
-    await tasks.close()
+    await doors.close()
     problems = [line for check in checks for line in check.lines()]
     nodes = {check.name: sorted(check.brokers) for check in checks}
     return Examined(

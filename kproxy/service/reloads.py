@@ -19,12 +19,12 @@ from typing import Any
 
 import structlog
 
-from kproxy.config.diff import Plan, Step, diff
+from kproxy.config.diff import Plan, diff
 from kproxy.config.draft import FILE_BYTES_MAX
 from kproxy.config.flags import Flags
 from kproxy.config.load import Loaded, from_flags
 from kproxy.config.model import Config
-from kproxy.errors import ConfigError, KproxyError
+from kproxy.errors import KproxyError
 from kproxy.service.doors import Doors
 
 _log = structlog.get_logger(__name__)
@@ -34,9 +34,6 @@ LOOK_SECONDS = 1.0
 
 WAITING_MAX = 10
 """How many changes may wait for their turn; each takes seconds at most."""
-
-REACH = frozenset({"limit", "limits", "admin", "drain_timeout"})
-"""What can be changed while clients are served; all else is refused, and takes a restart."""
 
 Document = dict[str, Any]
 Mark = tuple[int, int, int, int] | None
@@ -79,31 +76,24 @@ def _warnings(loaded: Loaded) -> list[str]:
     return [*loaded.warnings, *Doors(loaded.config).doubts()]  # a mistake in a file it names is told by it
 
 
-def check_reach(plan: Plan) -> None:
-    """Refuse what workers cannot change while they serve. Raises ConfigError, a line for each step."""
-    steps = [
-        step
-        for step in plan.steps
-        if step.what.partition(" ")[0] not in REACH or (step.what == "admin" and step.kind == "starts")
-    ]
-    if steps:
-        raise ConfigError("\n".join(f"{_named(step)}: takes a restart; restart kproxy" for step in steps))
-
-
-def _named(step: Step) -> str:
-    return f"{step.what}: {', '.join(step.details)}" if step.details else f"{step.what} {step.kind}"
-
-
 class Reloads:
     """See the module."""
 
     def __init__(
-        self, origin: Origin, current: Callable[[], Config], change: Callable[[Config, Plan], Awaitable[None]]
+        self,
+        origin: Origin,
+        current: Callable[[], Config],
+        change: Callable[[Config, Plan], Awaitable[None]],
+        look: Callable[[], None],
     ) -> None:
-        """Have ``change`` carry plans out, from the ``current`` configuration; it raises KproxyError to refuse."""
+        """Have ``change`` carry plans out, from the ``current`` configuration; it raises KproxyError to refuse.
+
+        ``look`` has the files that a configuration names looked at, whether it has changed or not.
+        """
         self._origin = origin
         self._current = current
         self._change = change
+        self._look = look
         self._turn = asyncio.Lock()
         self._waiting = 0
         self.succeeded = 0
@@ -118,12 +108,7 @@ class Reloads:
     async def plan(self, text: str) -> Document:
         """Return what would be done for a configuration. Raises ConfigError."""
         config, warnings = await asyncio.to_thread(self._origin.read, text)
-        return _told(self._plan(config), warnings, applied=False)
-
-    def _plan(self, config: Config) -> Plan:
-        plan = diff(self._current(), config)
-        check_reach(plan)
-        return plan
+        return _told(diff(self._current(), config), warnings, applied=False)
 
     async def apply(self, text: str | None, way: str) -> Document:
         """Apply a configuration, or the file's where ``text`` is None; ``way`` says in the log how it came.
@@ -147,11 +132,12 @@ class Reloads:
 
     async def _apply(self, text: str | None, way: str) -> Document:
         config, warnings = await asyncio.to_thread(self._origin.read, text)
-        plan = self._plan(config)
+        plan = diff(self._current(), config)
         for warning in warnings:
             _log.warning(warning)
         if plan:
             await self._change(config, plan)
+        self._look()
         self.succeeded += 1
         self.changed_at = time.time()
         _log.info("configuration applied" if plan else "configuration is as it was", way=way, plan=plan.lines())

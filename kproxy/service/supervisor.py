@@ -106,7 +106,7 @@ class Supervisor:
         self._stops = 0
         self._stopped_at = 0.0
         self._admin: AdminServer | None = None
-        self._reloads = Reloads(origin or Origin(), lambda: self._order.config, self._change)
+        self._reloads = Reloads(origin or Origin(), lambda: self._order.config, self._change, self._look)
         self._turnover = Turnover(self._posts, lambda post, config: replace(self._order_for(post)(), config=config))
         self._succession = Succession(inherited or Inherited(), self._handed_on, self._reloads.still, self._followed)
 
@@ -210,6 +210,11 @@ class Supervisor:
             ),
             self._may_change,
         )
+
+    def _look(self) -> None:
+        """Have certificates and users looked at now."""
+        for post in self._posts:
+            post.send({"look": True})
 
     def _may_change(self) -> None:
         if self._stops or self._failed is not None:
@@ -320,6 +325,8 @@ class Supervisor:
         elif "ready" in message:
             post.served = True
             self._announce(message["ready"])
+        elif "opened" in message:
+            self._tell_address(*message["opened"])
         elif "failed" in message:
             self._fail(message["failed"])
         elif "tally" in message:

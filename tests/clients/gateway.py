@@ -25,9 +25,8 @@ from kproxy.core.causes import Cause
 from kproxy.core.tally import Tally
 from kproxy.core.view import Change
 from kproxy.net.link import ClusterLink
-from kproxy.net.listeners import Listener
+from kproxy.net.listeners import Around, Listener
 from kproxy.net.relay import ClientSide
-from kproxy.net.tasks import Tasks
 from kproxy.service import build, loop
 from kproxy.service.doors import Doors
 from kproxy.service.supervisor import bound_socket
@@ -88,7 +87,6 @@ class Gateway:
         )
         self.limits = build.limits(config)
         self._doors = Doors(config)
-        self._tasks: Tasks
         self.events: list[Any] = []
         self._config = config
         self._capture = structlog.testing.capture_logs()
@@ -139,12 +137,13 @@ class Gateway:
         """Look for the cluster, and listen once it has answered."""
         self.events = self._capture.__enter__()
         try:
-            self._tasks = Tasks()
-            await self._doors.start(self._tasks)
+            await self._doors.start()
             of_cluster = build.cluster_settings("main", self._config.clusters["main"], self._doors)
             self.link = ClusterLink(of_cluster, self._changed)
             settings = build.listener_settings("public", self._config.listeners["public"], self._doors)
-            self._listener = Listener(settings, self.link, self._socket, self.limits, executor=self._doors.executor)
+            self._listener = Listener(
+                settings, self.link, self._socket, Around(limits=self.limits, executor=self._doors.executor)
+            )
             self.link.start()
             async with asyncio.timeout(10):
                 await self.link.ready.wait()
@@ -169,6 +168,6 @@ class Gateway:
         await self._listener.drain(0.2)
         await self._listener.close()
         await self.link.close()
-        await self._tasks.close()
+        await self._doors.close()
         self._capture.__exit__(None, None, None)
         assert [event for event in self.events if "exc_info" in event] == []

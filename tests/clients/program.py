@@ -10,7 +10,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,17 @@ class Run:
         while not condition():
             if asyncio.get_running_loop().time() > deadline:
                 raise TimeoutError(f"still waiting for {what}; log:\n{self.proxy.log_tail()}")
+            await asyncio.sleep(0.02)
+
+    async def until_async(
+        self, step: Callable[[], Awaitable[object]], condition: Callable[[], object], what: str
+    ) -> None:
+        """Do a step again and again until something has come about. Raises as ``until``."""
+        deadline = asyncio.get_running_loop().time() + 15
+        while not condition():
+            if asyncio.get_running_loop().time() > deadline:
+                raise TimeoutError(f"still waiting for {what}; log:\n{self.proxy.log_tail()}")
+            await step()
             await asyncio.sleep(0.02)
 
     async def until_told(self, event: str) -> None:

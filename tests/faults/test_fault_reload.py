@@ -6,79 +6,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from click.testing import CliRunner
-from clients.admin import Admin, Answer
+from clients.admin import Admin
 from clients.gateway import on_uvloop
-from clients.program import Run, running
+from clients.program import running
 from clients.raw import HEARTBEAT_OK, RawClient
+from clients.stage import staged
 
 from kproxy.cli.main import main
 from kproxy.testing.fakebroker import FakeCluster
-from kproxy.testing.ports import free_port_block
-from kproxy.testing.proxy import ConfiguredProxy
 from kproxy.wire.apis import ApiKey
-
-
-class Stage:
-    """The program with a file of its own, before FakeBrokers."""
-
-    def __init__(self, folder: Path, cluster: FakeCluster) -> None:
-        self.path = folder / "kproxy.yaml"
-        self.port, self.other_port = free_port_block(2), free_port_block(2)
-        self.admin = Admin()
-        self.cluster = cluster
-        self.run: Run
-
-    def text(self, options: str = "", more: str = "", port: int | None = None) -> str:
-        """Return a configuration: options for its listener, and further lines."""
-        return (
-            f"clusters: {{main: {{bootstrap: [{self.cluster.bootstrap}]}}}}\n"
-            f"listeners: {{public: {{bind: '127.0.0.1:{port or self.port}', addressing: single{options}}}}}\n"
-            f"admin: {{bind: '{self.admin.address}'}}\n{more}"
-        )
-
-    def write(self, text: str) -> None:
-        """Put another file in the place of the one there is, as editors do."""
-        new = self.path.with_suffix(".new")
-        new.write_text(text, encoding="utf-8")
-        new.rename(self.path)
-
-    def change(self, text: str, signal_it: bool = True) -> None:
-        """Change the file, and say so."""
-        self.write(text)
-        if signal_it:
-            self.run.proxy.signal(signal.SIGHUP)
-
-    async def send(self, method: str, path: str, body: str = "") -> Answer:
-        """Ask the admin API."""
-        return await asyncio.to_thread(self.admin.send, method, path, body.encode(), {})
-
-    async def told(self, event: str, many: int = 1) -> dict[str, Any]:
-        """Wait for so many log lines; return the last one."""
-        await self.run.until(lambda: len(self.run.lines(event)) >= many, f"{many} times: {event}")
-        return self.run.lines(event)[-1]
-
-
-@contextlib.asynccontextmanager
-async def staged(folder: Path, *arguments: str, options: str = "", more: str = "") -> AsyncIterator[Stage]:
-    """Run it all."""
-    async with FakeCluster(1) as cluster:
-        cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
-        stage = Stage(folder, cluster)
-        stage.write(stage.text(options, more))
-        proxy = ConfiguredProxy(folder, stage.path, f"127.0.0.1:{stage.port}", "--log-format", "json", *arguments)
-        stage.run = Run(proxy)
-        proxy.launch()
-        try:
-            await asyncio.to_thread(proxy.wait_ready)
-            yield stage
-        finally:
-            await asyncio.to_thread(proxy.finish)
 
 
 @on_uvloop
@@ -269,23 +209,6 @@ async def test_a_hundred_reloads_under_load(tmp_path: Path) -> None:
         assert 'kproxy_reloads_total{result="succeeded"} 100.0' in (await stage.send("GET", "/metrics")).body
         for line in stage.run.lines("worker"):
             raise AssertionError(line)
-
-
-@on_uvloop
-async def test_what_is_out_of_reach(tmp_path: Path) -> None:
-    """What workers cannot change while they serve is refused at once, option by option, and nothing has changed."""
-    async with staged(tmp_path) as stage, RawClient(stage.run.address) as client:
-        text = stage.text(", idle_timeout: 5m", "request_log: {to: file, path: log}\ndrain_timeout: 5s\n")
-        answer = await stage.send("PUT", "/config", text)
-        assert (answer.status, answer.json["mistakes"]) == (
-            400,
-            [
-                "listener public: idle_timeout: takes a restart; restart kproxy",
-                "request_log starts: takes a restart; restart kproxy",
-            ],
-        )
-        assert (await stage.send("GET", "/config")).json["drain_timeout"] == 30.0
-        await client.heartbeat()
 
 
 @on_uvloop

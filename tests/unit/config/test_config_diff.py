@@ -46,6 +46,7 @@ def test_nothing_to_do() -> None:
 
 
 CALM, FEW = "  - {name: calm, leaky_bucket: {rate: 100}}\n", "  - {name: few, connections: {max: 10}}\n"
+WHO_MAY_COME = "for new connections; one that could not come in now leaves when idle"
 AT_ONCE = "from the next request, on open connections too"
 LOGIN = "(for new connections to brokers; clients of another login leave when idle)"
 
@@ -69,7 +70,7 @@ LOGIN = "(for new connections to brokers; clients of another login leave when id
             "changes listener public: idle_timeout (for new connections)",
         ]),
         ("127.0.0.0/8]", "10.0.0.0/8], apis: {deny: [DeleteTopics]}", [
-            "changes listener public: access.cidrs (for new connections)",
+            f"changes listener public: access.cidrs ({WHO_MAY_COME})",
             f"changes listener public: access.apis ({AT_ONCE})",
         ]),
         (", access: {cidrs: [127.0.0.0/8]}", "", [f"changes listener public: access ({AT_ONCE})"]),

@@ -56,7 +56,7 @@ def connected(*rules: Rule) -> tuple[ClientSide, BrokerSide, PausableTransport, 
     to_client = PausableTransport()
     client = ClientSide(common, Guest("127.0.0.1", 5), 1)
     client.connection_made(to_client)  # type: ignore[arg-type]
-    broker = BrokerSide(client, Opened(cast("object", FakeConversation()), 0, 0, None))  # type: ignore[arg-type]
+    broker = BrokerSide(client, Opened(cast("object", FakeConversation()), 0, 0, None, ("b", 1), None))  # type: ignore[arg-type]
     client._attach(broker)
     return client, broker, to_client, cast("FakeTransport", broker.transport)
 

@@ -1,6 +1,7 @@
 """Logins at odd moments: what is read although reads are paused, and a refusal that has no place any more."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -115,8 +116,9 @@ class Client:
 
     host = "10.0.0.1"
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, entry: Entry) -> None:
         self.exchange = exchange
+        self.shared = SimpleNamespace(entry=entry)
         self.transport = Transport()
         self.broke: asyncio.Future[ProtocolError] = asyncio.get_running_loop().create_future()
 
@@ -136,8 +138,8 @@ async def test_a_refusal_that_has_no_place() -> None:
     tasks = Tasks()
     entry = entry_for(Mechanism(Refused("wrong password")), tasks)
     exchange = Exchange(entry.front, lambda _node, host, port: (host, port))
-    client = Client(exchange)
-    session = Session(cast("ClientSide", client), entry, Proven(Identity("User:alice"), "SCRAM-SHA-512", 0))
+    client = Client(exchange, entry)
+    session = Session(cast("ClientSide", client), Proven(Identity("User:alice"), "SCRAM-SHA-512", 0))
     flood = frames.request(18, 0, 3, "c", b"") * OWN_ANSWERS_MAX
     exchange.from_client(frames.request(1, 11, 1, "c", bytes(40)) + flood + CHOICE)
     assert exchange.login is not None

@@ -84,7 +84,7 @@ def shared(link: ClusterLink) -> Shared:
 def connected(addressing: str) -> tuple[ClientSide, BrokerSide, FakeTransport, FakeTransport]:
     """Make a client's connection with a broker behind it, on transports that count."""
     link = ClusterLink(ClusterSettings("c", (("127.0.0.1", 1),)), lambda _change: None)
-    opened = Opened(cast("object", FakeConversation()), 0, 0, None)  # type: ignore[arg-type]
+    opened = Opened(cast("object", FakeConversation()), 0, 0, None, ("b", 1), None)  # type: ignore[arg-type]
     to_client = FakeTransport()
     common = shared(link)
     if addressing == "ports":

@@ -210,7 +210,7 @@ class Changed:
     def __init__(self) -> None:
         self.config = load(CONFIG).config
         self.error: KproxyError | None = None
-        self.reloads = Reloads(Origin(), lambda: self.config, self.change)
+        self.reloads = Reloads(Origin(), lambda: self.config, self.change, lambda: None)
 
     async def change(self, config: Config, plan: Plan) -> None:
         """Carry a plan out."""

@@ -20,8 +20,7 @@ from kproxy.core.oauthbearer import Initial, Oauthbearer, build_initial
 from kproxy.core.sasl import Mechanism, Plain
 from kproxy.core.scram import Scram
 from kproxy.errors import AuthError, ConfigError
-from kproxy.net.tasks import Tasks
-from kproxy.service import doors as doors_module
+from kproxy.service import freshness
 from kproxy.service.doors import Doors
 from kproxy.service.layouts import layout, name_layout
 from kproxy.testing.certificates import Authority
@@ -384,7 +383,7 @@ def test_decoys_without_a_key_of_their_own(files: Files) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at users files all the time."""
-    monkeypatch.setattr(doors_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(freshness, "LOOK_SECONDS", 0.01)
 
 
 def told(logs: Sequence[Mapping[str, Any]], errors: int) -> bool:
@@ -398,9 +397,8 @@ async def test_users_are_read_again(files: Files) -> None:
     files.certificates()
     files.add("alice", "wonderland")
     doors = files.doors(users=client_sasl("PLAIN"))
-    tasks = Tasks()
     with capture_logs() as logs:
-        await doors.start(tasks)
+        await doors.start()
         try:
             assert doors.executor is not None
             assert isinstance(by_plain(doors, "users", "bob", "builder"), Refused)
@@ -417,7 +415,7 @@ async def test_users_are_read_again(files: Files) -> None:
             await until(lambda: isinstance(by_plain(doors, "users", "carol", "changes"), Accepted))
             assert isinstance(by_plain(doors, "users", "bob", "builder"), Refused)
         finally:
-            await tasks.close()
+            await doors.close()
     events = [(log["event"], log["log_level"]) for log in logs]
     again = ("users file read again", "info")
     bad = ("users file is no good; those that were read before stay", "error")
@@ -439,9 +437,8 @@ async def test_certificates_are_read_again(files: Files) -> None:
     assert server is not None
     assert client is not None
     first = (server.context, client.context)
-    tasks = Tasks()
     with capture_logs() as logs:
-        await doors.start(tasks)
+        await doors.start()
         try:
             (files.folder / "c.pem").write_text("hunter2")
             await until(lambda: told(logs, 1))
@@ -451,7 +448,7 @@ async def test_certificates_are_read_again(files: Files) -> None:
             await until(lambda: server.context is not first[0] and client.context is not first[1])
             await until(lambda: len({log["whose"] for log in logs if log["event"] == "TLS files read again"}) == 2)
         finally:
-            await tasks.close()
+            await doors.close()
     assert any(log["log_level"] == "warning" and "expired" in log["event"] for log in logs)
     error = next(log for log in logs if log["log_level"] == "error")
     assert (error["event"], error["whose"]) == (
@@ -469,12 +466,11 @@ async def test_keys_are_fetched(files: Files) -> None:
         terms = doors.terms("tokens")
         assert terms is not None
         token = build_initial(Initial(issuer.mint("alice")))
-        tasks = Tasks()
         try:
-            await doors.start(tasks)
+            await doors.start()
             await until(lambda: isinstance(terms.mechanisms["OAUTHBEARER"].session().respond(token), Accepted))
         finally:
-            await tasks.close()
+            await doors.close()
 
 
 async def test_a_start_waits_for_a_token(files: Files) -> None:
@@ -486,24 +482,21 @@ async def test_a_start_waits_for_a_token(files: Files) -> None:
         assert isinstance(own, Oauthbearer)
         with pytest.raises(AuthError, match="no token for the brokers yet"):
             own.session().first()
-        tasks = Tasks()
         try:
-            await doors.start(tasks)
+            await doors.start()
             assert b"auth=Bearer ey" in own.session().first()
             assert own.extensions == {"a": "b"}
         finally:
-            await tasks.close()
+            await doors.close()
 
 
-async def test_a_start_does_not_wait_for_ever(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_does_not_wait_for_ever(files: Files) -> None:
     """Without a token a start goes on after a while, and the log says why there is none."""
-    monkeypatch.setattr(doors_module, "TOKEN_SECONDS", 0.2)
     doors = files.doors({"sasl": {"mechanism": "OAUTHBEARER", "oauth": {"token_file": "token"}}})
-    tasks = Tasks()
     with capture_logs() as logs:
         try:
-            await doors.start(tasks)
+            assert not await doors.start(0.2)
         finally:
-            await tasks.close()
+            await doors.close()
     assert doors.executor is None
     assert [log["event"] for log in logs] == ["no new token for the brokers"]
