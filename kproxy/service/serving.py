@@ -75,6 +75,7 @@ class Serving:
         self._request_log: RequestLog | None = None
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[Listener] = set()
+        self._started = asyncio.Event()
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -85,17 +86,30 @@ class Serving:
             self._start_link(name)
         for name in self.config.listeners:
             self._make_listener(name)
+        self._started.set()
 
     async def open(self) -> None:
-        """Open every listener once its cluster has answered. Raises OSError, KproxyError."""
-        for name, listener in list(self.listeners.items()):
-            if name not in self._opening and not listener.is_open:
-                await self._open(listener, patiently=False)
+        """Open every listener once its cluster has answered. Raises OSError, KproxyError.
+
+        Those that a change has replaced or taken away meanwhile are not waited for.
+        """
+        errors: list[OSError | KproxyError] = []
+        mine = {
+            name: self._tasks.spawn(f"open {name}", self._open_first(listener, errors))
+            for name, listener in self.listeners.items()
+            if name not in self._opening
+        }
+        self._opening |= mine
+        if mine:
+            await asyncio.wait(mine.values())
+        for error in errors:
+            raise error
 
     # A change.
 
     async def prepare(self, config: Config) -> Made:
         """Make what ``config`` needs. Raises KproxyError, and has made nothing, where that fails."""
+        await self._started.wait()
         doors = await asyncio.to_thread(partial(Doors, config, self._decoy_key, before=self._doors))
         try:
             await self._start_doors(doors)
@@ -182,6 +196,13 @@ class Serving:
         await listener.link.ready.wait()
         await listener.link.settle(SETTLE_SECONDS)
         await listener.open(patiently=patiently)
+
+    async def _open_first(self, listener: Listener, errors: list[OSError | KproxyError]) -> None:
+        try:
+            await self._open(listener, patiently=False)
+        except (OSError, KproxyError) as error:
+            errors.append(error)
+        self._opening.pop(listener.settings.name, None)
 
     async def _open_at_last(self, listener: Listener) -> None:
         name = listener.settings.name

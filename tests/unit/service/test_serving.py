@@ -1,0 +1,109 @@
+"""What a worker serves, and how it changes: amid a start, refused, and given up."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kproxy.config.load import load
+from kproxy.config.model import Config
+from kproxy.errors import KproxyError
+from kproxy.service import serving as module
+from kproxy.service.serving import Serving
+from kproxy.testing.fakebroker import FakeCluster
+from kproxy.testing.ports import free_port_block
+
+NOWHERE = "127.0.1.9:1"
+
+
+async def bound(_listener: str, _node_id: int | None, port: int) -> socket.socket:
+    """Bind a port, as the supervisor does."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock
+
+
+def config(bootstrap: str, *ports: int, more: str = "") -> Config:
+    """Return a configuration with so many listeners."""
+    listeners = ", ".join(f"l{port}: {{bind: '127.0.0.1:{port}', addressing: single}}" for port in ports)
+    return load(f"{{clusters: {{main: {{bootstrap: ['{bootstrap}']}}}}, listeners: {{{listeners}}}{more}}}").config
+
+
+@contextlib.asynccontextmanager
+async def serving(first: Config) -> AsyncIterator[Serving]:
+    """Have something to change, which ends as a worker does."""
+    made = Serving(first, bound, None, bytes(32))
+    try:
+        yield made
+    finally:
+        await made.drain()
+        await made.close()
+        left = [task.get_name() for task in asyncio.all_tasks()]
+        assert [name for name in left if not name.startswith("Task-")] == []  # the broker's have no names
+
+
+async def change(made: Serving, new: Config) -> None:
+    """Turn to another configuration."""
+    made.apply(await made.prepare(new))
+
+
+async def test_a_change_waits_for_the_start() -> None:
+    """A change that is asked for before a worker has begun is prepared when it has, and nothing is made twice."""
+    one, other = free_port_block(1), free_port_block(1)
+    async with FakeCluster(1) as cluster, serving(config(cluster.bootstrap, one)) as made, asyncio.TaskGroup() as group:
+        changing = group.create_task(change(made, config(cluster.bootstrap, one, other)))
+        await asyncio.sleep(0)
+        assert not changing.done()
+        opened = asyncio.Event()
+        made.on_opened = lambda _name, _address: opened.set()
+        await made.start()
+        await changing
+        assert len(made.links) == 1
+        await made.open()
+        async with asyncio.timeout(10):
+            await opened.wait()
+        assert len(made.addresses()) == 2
+
+
+async def test_a_listener_that_never_opened_may_go() -> None:
+    """A listener whose cluster never answers does not keep the start, nor the others, once it is no more configured."""
+    one, other = free_port_block(1), free_port_block(1)
+    async with FakeCluster(1) as cluster, serving(config(NOWHERE, one)) as made:
+        await made.start()
+        async with asyncio.TaskGroup() as group:
+            opening = group.create_task(made.open())
+            await asyncio.sleep(0.05)
+            assert not opening.done()
+            opened: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            made.on_opened = lambda _name, address: opened.set_result(address)
+            await change(made, config(cluster.bootstrap, other))
+            async with asyncio.timeout(10):
+                await opening
+                assert await opened == f"127.0.0.1:{other}"
+
+
+async def test_what_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a token does not come, or a log cannot be opened, the change is refused, and all of it is given up."""
+    monkeypatch.setattr(module, "TOKEN_SECONDS", 0.2)
+    port = free_port_block(1)
+    token = tmp_path / "token"
+    async with FakeCluster(1) as cluster, serving(config(cluster.bootstrap, port)) as made:
+        await made.start()
+        await made.open()
+        oauth = f", sasl: {{mechanism: OAUTHBEARER, oauth: {{token_file: {token}}}}}"
+        waits = load(
+            f"{{clusters: {{main: {{bootstrap: ['{cluster.bootstrap}']{oauth}}}}},"
+            f" listeners: {{l: {{bind: '127.0.0.1:{port}'}}}}}}"
+        ).config
+        with pytest.raises(KproxyError, match="no token for the brokers"):
+            await made.prepare(waits)
+        log = f", request_log: {{to: file, path: '{tmp_path}/no/such/folder'}}"
+        with pytest.raises(KproxyError, match="no/such/folder"):
+            await made.prepare(config(cluster.bootstrap, port, more=log))
+        given_up = await made.prepare(config(cluster.bootstrap, port, more=log.replace("/no/such/folder", "/log")))
+        await made.forget(given_up)
+        assert made.addresses() == [(f"l{port}", f"127.0.0.1:{port}")]
