@@ -2,12 +2,15 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from kproxy.core.patience import Patience
 from kproxy.core.sasl import Mechanism
 from kproxy.core.tally import Tally
-from kproxy.errors import AuthError, KproxyError, UpstreamError
+from kproxy.errors import AuthError, KproxyError, ProtocolError, UpstreamError
 from kproxy.net.link import ClusterLink, Opened
+from kproxy.net.spares import Spares
 
 LOOK_SECONDS = 0.25
 """How often a client that is held is seen to: whether its broker is still one of the cluster."""
@@ -23,6 +26,7 @@ class Dialler:
         """Dial the brokers of ``link``, counting in ``tally``."""
         self._link = link
         self._tally = tally
+        self._spares = Spares()
         settings = link.settings
         self._patience = Patience(settings.dial_patience_seconds, settings.dial_patience_max_seconds)
 
@@ -40,12 +44,31 @@ class Dialler:
             UpstreamError, ProtocolError: why the last try failed.
             AuthError: the brokers refuse our credentials.
         """
+        opened, _ = await self._patiently(client_host, node_id, lambda: self.try_once(node_id, mechanism))
+        return opened
+
+    async def judge(self, client_host: str, node_id: int | None, mechanism: Mechanism | None) -> None:
+        """See whether a client may log in by ``mechanism``: at the broker it is for if that is up, or at any.
+
+        Its next dial of that broker takes the connection. Raises as ``dial``.
+        """
+        opened = None
+        if node_id in self._link.up_nodes():
+            with suppress(UpstreamError, ProtocolError):  # another can tell as well
+                opened = await self._log_in(node_id, mechanism)
+        if opened is None:
+            opened = await self._patiently(client_host, None, lambda: self._log_in(None, mechanism))
+        self._spares.keep(*opened)
+
+    async def _patiently(
+        self, client_host: str, node_id: int | None, attempt: Callable[[], Awaitable[tuple[Opened, int]]]
+    ) -> tuple[Opened, int]:
         loop = asyncio.get_running_loop()
         began = loop.time()
         deadline = began + self.patience(client_host, node_id, began)
         while True:
             try:
-                opened, _ = await self.try_once(node_id, mechanism)
+                opened = await attempt()
             except KproxyError as error:
                 left = deadline - loop.time()
                 if left <= 0:
@@ -73,6 +96,14 @@ class Dialler:
 
     async def try_once(self, node_id: int | None, mechanism: Mechanism | None) -> tuple[Opened, int]:
         """Dial a broker (None: any that is up) once; return the connection and the broker's id. Raises as ``dial``."""
+        spare = self._spares.take(node_id, mechanism)
+        if spare is not None:
+            if self._link.good(*spare, mechanism):
+                return spare
+            spare[0].conversation.close()  # the settings have changed meanwhile, or the broker has moved
+        return await self._log_in(node_id, mechanism)
+
+    async def _log_in(self, node_id: int | None, mechanism: Mechanism | None) -> tuple[Opened, int]:
         if node_id is None:
             up = self._link.up_nodes()
             if not up:
@@ -96,3 +127,7 @@ class Dialler:
             if isinstance(answer, BaseException) and not isinstance(answer, KproxyError):
                 raise answer
         return [answer for answer in answers if isinstance(answer, bytes)]
+
+    def close(self) -> None:
+        """Close what was kept for dials that have not come."""
+        self._spares.close()

@@ -27,13 +27,17 @@ from kproxy.wire import proxyprotocol
 class Door:
     """One port. ``open`` it once, ``close`` it once."""
 
-    def __init__(self, sock: socket.socket, entry: Callable[[], Entry], admit: Admit) -> None:
+    def __init__(
+        self, sock: socket.socket, entry: Callable[[], Entry], admit: Admit, node_id: int | None = None
+    ) -> None:
         """Prepare to accept on a bound socket, which is the door's from now on.
 
-        Each connection comes in by the ``entry`` of the moment; ``admit`` makes a client's side.
+        Each connection comes in by the ``entry`` of the moment; ``admit`` makes a client's side. ``node_id``: the
+        broker that the port is for, None: any, or a name tells.
         """
         self._entry = entry
         self._admit = admit
+        self._node_id = node_id
         self._acceptor = Acceptor(sock, self._arrived, entry().name, entry().turns)
 
     def open(self, backlog: int) -> None:
@@ -56,7 +60,7 @@ class Door:
             conn.close()
             entry.turn_away(cause, host)
             return
-        arrival = Arrival(conn, Guest(host, int(address[1])), entry, self._admit)
+        arrival = Arrival(conn, Guest(host, int(address[1]), node_id=self._node_id), entry, self._admit)
         arrival.task = entry.tasks.spawn(f"let in {host}", arrival.enter())
 
 

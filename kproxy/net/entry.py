@@ -105,8 +105,9 @@ class Entry:
     """How clients log in; None: they do not."""
     executor: Executor | None = None
     """Where Work is done; None: in the loop's own."""
-    judge: Callable[[Identity, str], Awaitable[None]] | None = None
-    """Try a client's own password upstream, given its address; raises as a dial. None: kproxy knows its users."""
+    judge: Callable[[Identity, str, int | None], Awaitable[None]] | None = None
+    """Try a client's own password upstream, given its address and its broker; raises as a dial. None: kproxy knows its
+    users."""
     turns: Turns | None = None
     """Whom to tell that a connection that was accepted has ended; None: this process has no others beside it."""
     login_timeout_seconds: float = 10.0
@@ -159,7 +160,7 @@ class Entry:
             fields["repeated"] = left_out
         _log.warning("client turned away", **fields, listener=self.name, client=host, cause=str(cause))
 
-    async def find_out(self, step: Step | None, host: str) -> Accepted | Challenge | Refused:
+    async def find_out(self, step: Step | None, host: str, node_id: int | None) -> Accepted | Challenge | Refused:
         """Have a step worked out where it stops nobody, and a claim judged by the brokers.
 
         Raises:
@@ -170,7 +171,7 @@ class Entry:
             step = await asyncio.get_running_loop().run_in_executor(self.executor, step.run)
         if isinstance(step, Accepted) and self.judge is not None:
             try:
-                await self.judge(step.identity, host)
+                await self.judge(step.identity, host, node_id)
             except AuthError as error:
                 return Refused(str(error))
         return step

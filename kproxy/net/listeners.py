@@ -290,18 +290,17 @@ class Listener:
         def admit(guest: Guest) -> ClientSide:
             if routing is not None:
                 return RoutedClientSide(shared, guest, routing)
-            return ClientSide(shared, guest, guest.node_id if node_id is None else node_id)
+            return ClientSide(shared, guest, guest.node_id)
 
-        door = self._doors[node_id] = Door(sock, lambda: shared.entry, admit)
+        door = self._doors[node_id] = Door(sock, lambda: shared.entry, admit, node_id)
         door.open(settings.backlog)
 
     async def _open_broker(self, client: ClientSide) -> Opened:
         return await self._dialler.dial(client.host, client.node_id, self._mechanism_for(client.identity))
 
-    async def _judge(self, identity: Identity, host: str) -> None:
-        """Log in to any broker for a client, to see whether it may; raises as a dial."""
-        opened = await self._dialler.dial(host, None, self._mechanism_for(identity))
-        opened.conversation.close()
+    async def _judge(self, identity: Identity, host: str, node_id: int | None) -> None:
+        """Log in to a broker for a client, to see whether it may; raises as a dial."""
+        await self._dialler.judge(host, node_id, self._mechanism_for(identity))
 
     def cluster_changed(self, change: Change) -> None:
         """Follow the cluster: ports for new brokers, none for forgotten ones, and what is offered now."""
@@ -437,5 +436,6 @@ class Listener:
     async def close(self) -> None:
         """End the listener's tasks."""
         await self._tasks.close()
+        self._dialler.close()
         if self._routing is not None:
             await self._routing.finder.close()

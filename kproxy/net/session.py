@@ -104,7 +104,7 @@ class Session:
         if client is None:
             return
         try:
-            found = await self._entry.find_out(step, client.host)
+            found = await self._entry.find_out(step, client.host, client.node_id)
         except KproxyError as error:
             client.end(Cause.BROKER_UNREACHABLE, error=str(error))
             return

@@ -42,7 +42,7 @@ class Guest:
     """What it has been told that it may ask for."""
     software: ClientSoftware | None = None
     node_id: int | None = None
-    """The broker that the name it asked for leads to."""
+    """The broker that the port it came to, or the name it asked for, leads to."""
     tls: str | None = None
     """Its TLS version, None: plain."""
 
@@ -167,7 +167,7 @@ class Threshold(asyncio.Protocol):
         """See to what the entrance waits for: hard work, or the brokers' judgement."""
         entry = self._entry
         try:
-            step = await entry.find_out(entrance.work or entrance.claim, self.host)
+            step = await entry.find_out(entrance.work or entrance.claim, self.host, self._guest.node_id)
         except KproxyError as error:
             self._end(Cause.BROKER_UNREACHABLE, error=str(error))
             return
