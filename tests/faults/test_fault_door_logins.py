@@ -31,7 +31,7 @@ from kproxy.core.causes import Cause
 from kproxy.core.sasl import Mechanism, Plain
 from kproxy.core.scram import Scram
 from kproxy.errors import AuthError
-from kproxy.service import doors
+from kproxy.service import freshness
 from kproxy.testing.certificates import Authority
 from kproxy.testing.fakebroker import FakeBroker, FakeCluster, Request
 from kproxy.wire import handshake
@@ -241,7 +241,7 @@ async def test_a_client_that_does_not_wait(sasl: dict[str, Any], addressing: str
 @on_uvloop
 async def test_a_changed_users_file(sasl: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New connections need the new password, old ones go on; a broken file changes nothing but the log."""
-    monkeypatch.setattr(doors, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(freshness, "LOOK_SECONDS", 0.05)
     path = tmp_path / "users.yaml"
     async with serving(sasl=sasl) as (gateway, _), Stranger(gateway.address) as old:
         await old.login(ALICE)

@@ -124,3 +124,18 @@ async def test_a_drain_closes_what_nobody_took(monkeypatch: pytest.MonkeyPatch) 
             kept = gateway._listener._dialler._spares
             assert len(kept) == 1
         assert len(kept) == 0
+
+
+@each_addressing
+@on_uvloop
+async def test_a_connection_that_would_be_another_by_now(addressing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a broker has moved, or the settings are others, since the login, its connection is closed, not used."""
+    async with serving(addressing=addressing, **PASSTHROUGH) as (gateway, cluster):
+        broker = cluster.brokers[1]
+        async with Stranger(gateway.address) as client:
+            await client.login(ALICE)
+            monkeypatch.setattr(gateway.link, "good", lambda *_: False)
+            before = broker.open_connections
+            await client.heartbeat()
+            await gateway.until(lambda: broker.open_connections == before, "the first connection to be closed")
+        assert len(logins(broker)) == 2
