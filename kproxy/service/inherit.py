@@ -5,16 +5,15 @@ upgrade) in one variable of its own, as it cannot know the new process's id befo
 
     KPROXY_INHERIT={"channel": 9, "sockets": [[10, "public", false], [11, "admin", false]]}
 
-A socket is taken for an address that is bound to it, wherever the address comes from: a listener, a broker's port, the
-admin API. It fits if the port is the same, and the host is the same, or both are every interface, or it is named for
-the listener. ::
+A socket is taken for an address, whose-ever that is: a listener's, a broker's port, the admin API's. What a kproxy gave
+fits where port and host are the same; it is closed once all is open and nobody has taken it.
+
+What systemd gave is *kept*: systemd goes on to listen whatever we do, so it stays to be taken again, and is handed on.
+It fits, too, where both are every interface, or by its name. ::
 
     [::]:9092               fits bind: 0.0.0.0:9092
     10.0.0.1:9092 "public"  fits listener public with bind: kafka.example.com:9092
     [::]:9093 "public"      fits none of them: clients would be told another port
-
-What systemd gave is *kept*: systemd goes on to listen whatever we do, so it stays to be taken again, and is handed on.
-What a kproxy gave is closed once all is open and nobody has taken it.
 
 Never here: a bind.
 """
@@ -63,7 +62,9 @@ class Given:
         if self.sock.family == socket.AF_UNIX or bound[1] != bind.port:
             return False
         host = bound[0]
-        return self.name == name or (host in WILDCARDS and bind.any_interface) or host in _addresses(bind)
+        if self.kept and (self.name == name or (host in WILDCARDS and bind.any_interface)):
+            return True
+        return host in _addresses(bind)
 
     def __str__(self) -> str:
         bound = self.sock.getsockname()

@@ -181,6 +181,7 @@ class Supervisor:
 
     async def _followed(self) -> None:
         """Another process serves: leave it what comes from now on, and end."""
+        # At once: there is no load balancer to wait for, as the same addresses are served.
         if self._admin is not None:  # before the drain, so that no probe is told of it
             await self._admin.leave()
         if not self._stops:
@@ -328,7 +329,8 @@ class Supervisor:
         elif "opened" in message:
             self._tell_address(*message["opened"])
         elif "failed" in message:
-            self._fail(message["failed"])
+            if not self._stops:  # it ends anyway, and the others finish what they have
+                self._fail(message["failed"])
         elif "tally" in message:
             post.tally = message["tally"]
             self._told.setdefault(post.number, asyncio.Event()).set()

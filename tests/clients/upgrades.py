@@ -2,20 +2,21 @@
 
 ::
 
-    with following():                       orphans are ours from here on, so that their exit codes can be had
+    with following(proxy):                  orphans are ours from here on, so that their exit codes can be had
         upgrade(proxy)                      proxy is the new process now; the old one has ended well
-        proxy.finish()
+        proxy.finish()                      if the test fails, all of them are ended
 """
 
 import contextlib
 import ctypes
 import json
+import os
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from typing import Any
 
+from kproxy.service.upgrade import READY_SECONDS
 from kproxy.testing.processes import GuardedProcess
 from kproxy.testing.proxy import ProxyProcess
 from kproxy.testing.waiting import wait_until
@@ -30,10 +31,30 @@ class Adopted(subprocess.Popen[Any]):
         self.pid, self.args = pid, args
         self.stdin = self.stdout = self.stderr = None
         self.returncode = None
-        # What Popen's own methods stand on.
         self._child_created = True
-        self._sigint_wait_secs = 0.25
-        self._waitpid_lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        """See Popen; None as long as it is another one's child."""
+        if self.returncode is None:
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See Popen."""
+        try:
+            wait_until(lambda: self.poll() is not None, timeout or 60, "its end")
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(self.args, timeout or 60) from None
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        """See Popen."""
+        if self.poll() is None:
+            os.kill(self.pid, sig)
 
 
 class Heir(GuardedProcess):
@@ -50,12 +71,18 @@ class Heir(GuardedProcess):
 
 
 @contextlib.contextmanager
-def following() -> Iterator[None]:
+def following(proxy: ProxyProcess) -> Iterator[None]:
     """Adopt processes whose parents end (PR_SET_CHILD_SUBREAPER)."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     try:
         yield
+    except BaseException:
+        # Whoever was started and is not known as an heir yet would outlive the test.
+        if proxy._child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(os.getpgid(proxy._child.process.pid), signal.SIGKILL)
+        raise
     finally:
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
@@ -70,7 +97,7 @@ def told(proxy: ProxyProcess, event: str) -> list[dict[str, Any]]:
     return [line for line in found if line["event"].startswith(event)]
 
 
-def hand_over(proxy: ProxyProcess, timeout_seconds: float = 30) -> GuardedProcess:
+def hand_over(proxy: ProxyProcess, timeout_seconds: float = READY_SECONDS) -> GuardedProcess:
     """Have another process take over, and follow it; return the old one, which drains."""
     before = proxy._child
     assert before is not None
@@ -86,7 +113,7 @@ def hand_over(proxy: ProxyProcess, timeout_seconds: float = 30) -> GuardedProces
     return before
 
 
-def upgrade(proxy: ProxyProcess, timeout_seconds: float = 30) -> None:
+def upgrade(proxy: ProxyProcess, timeout_seconds: float = READY_SECONDS) -> None:
     """Have another process take over, and wait until the old one has ended, well."""
     before = hand_over(proxy, timeout_seconds)
     assert before.process.wait(timeout_seconds) == 0, proxy.log_tail()

@@ -36,7 +36,7 @@ def test_two_upgrades_under_traffic(
         Stream(library, proxy.address, topic, PARTITIONS, 200).start()
         for library, topic in zip(LIBRARIES, topics, strict=True)
     ]
-    with following():
+    with following(proxy):
         for _ in range(2):
             for stream in streams:
                 stream.wait_acked(100)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from clients.admin import Admin
 from clients.gateway import on_uvloop
 from clients.proc import children
@@ -40,10 +41,10 @@ class Knocking:
         self.served = 0
         self.cut = 0
         self.refused: list[str] = []
+        self._enough = False
 
-    async def knock(self) -> None:
-        """Go on until cancelled."""
-        while True:
+    async def _knock(self) -> None:
+        while not self._enough:
             for address in self._addresses:
                 try:
                     async with RawClient(address) as client:
@@ -59,13 +60,12 @@ class Knocking:
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
         """Knock meanwhile."""
-        task = asyncio.get_running_loop().create_task(self.knock())
+        task = asyncio.get_running_loop().create_task(self._knock())
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            self._enough = True
+            await task
 
 
 class Probing:
@@ -107,7 +107,7 @@ async def test_nobody_is_refused(tmp_path: Path) -> None:
         cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
         ports = (run.proxy.port, run.proxy.port + 2, run.proxy.port + 3)
         knocking = Knocking(*(f"127.0.0.1:{port}" for port in ports))
-        with following():
+        with following(run.proxy):
             async with knocking.at_work():
                 with Probing(admin) as probing:
                     await asyncio.to_thread(upgrade, run.proxy)
@@ -121,22 +121,24 @@ async def test_nobody_is_refused(tmp_path: Path) -> None:
 
 @on_uvloop
 async def test_what_is_under_way_is_answered(tmp_path: Path) -> None:
-    """A client that waits for an answer gets it from the old process, while new clients are the new one's already."""
+    """A client that waits for an answer gets it from the old process, while others are the new one's, or the next's."""
     async with FakeCluster(1) as cluster, running(tmp_path, cluster.bootstrap, "single") as run:
         answer = asyncio.Event()
         cluster.on(ApiKey.HEARTBEAT, Hold(answer, HEARTBEAT_OK), HEARTBEAT_OK)
-        with following():
+        with following(run.proxy):
             async with RawClient(run.address) as waits:
                 await waits.send(ApiKey.HEARTBEAT, 3, heartbeat())
                 await cluster.brokers[1].until_asked(ApiKey.HEARTBEAT, 1)
                 old = await asyncio.to_thread(hand_over, run.proxy)
                 async with RawClient(run.address) as client:
                     await client.heartbeat()
+                second = await asyncio.to_thread(hand_over, run.proxy)
                 assert old.process.poll() is None
                 answer.set()
                 assert (await waits.receive())[4:] == HEARTBEAT_OK
                 await waits.assert_closed()
-            assert await asyncio.to_thread(old.process.wait, 10) == 0
+            for ended in (old, second):
+                assert await asyncio.to_thread(ended.process.wait, 10) == 0
             await asyncio.to_thread(run.proxy.finish)
 
 
@@ -176,17 +178,21 @@ async def staged(folder: Path, admin: str | None = None) -> AsyncIterator[Stage]
         cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
         stage = Stage(folder, cluster, admin)
         stage.proxy.launch()
-        with following():
-            try:
+        try:
+            with following(stage.proxy):
                 await asyncio.to_thread(stage.proxy.wait_ready)
                 yield stage
-            finally:
                 await asyncio.to_thread(stage.proxy.finish)
+        finally:
+            await asyncio.to_thread(stage.proxy.finish)
 
 
 @on_uvloop
 async def test_a_new_one_that_cannot_start(tmp_path: Path) -> None:
-    """With a mistake in its file the new process ends, and the old one goes on and says why; mended, it is followed."""
+    """With a mistake in its file the new process ends, and the old one goes on and says why.
+
+    Mended, the file is the new process's as it is by then: what it binds no more is closed.
+    """
     async with staged(tmp_path) as stage:
         async with RawClient(stage.run.address) as client:
             await client.heartbeat()
@@ -197,10 +203,15 @@ async def test_a_new_one_that_cannot_start(tmp_path: Path) -> None:
             assert "did you mean 'idle_timeout'" in line["reason"]
             await client.heartbeat()
         assert (await asyncio.to_thread(stage.admin.get, "/readyz")).status == 200
-        stage.write()
+        before, stage.port = stage.port, free_port_block(1)
+        stage.write(options=", idle_timeout: 5m")
         await asyncio.to_thread(upgrade, stage.proxy)
-        async with RawClient(stage.run.address) as client:
+        async with RawClient(f"127.0.0.1:{stage.port}") as client:
             await client.heartbeat()
+        with pytest.raises(ConnectionRefusedError):
+            await RawClient(f"127.0.0.1:{before}").__aenter__()
+        configured = (await asyncio.to_thread(stage.admin.get, "/config")).json
+        assert configured["listeners"]["public"]["idle_timeout"] == 300
 
 
 @on_uvloop
@@ -324,7 +335,7 @@ async def test_socket_activation(tmp_path: Path) -> None:
         cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
         stage = Stage(tmp_path, cluster, str(tmp_path / "admin.sock"))
         systemd = Systemd(stage, tmp_path)
-        with contextlib.closing(systemd), following():
+        with contextlib.closing(systemd), following(stage.proxy):
             async with RawClient(stage.run.address) as client:
                 await client.send(ApiKey.HEARTBEAT, 3, heartbeat())
                 systemd.launch()
@@ -354,7 +365,7 @@ async def test_systemd_cannot_be_told(tmp_path: Path) -> None:
         cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK)
         stage = Stage(tmp_path, cluster, str(tmp_path / "admin.sock"))
         systemd = Systemd(stage, tmp_path)
-        with contextlib.closing(systemd), following():
+        with contextlib.closing(systemd), following(stage.proxy):
             systemd.launch()
             await asyncio.to_thread(stage.proxy.wait_ready)
             (tmp_path / "notify").unlink()

@@ -91,6 +91,13 @@ def test_which_socket_fits(
     assert not given.fits(SocketPath("/run/kproxy.sock"), wanted)
 
 
+@pytest.mark.parametrize(("bound", "bind", "fits"), [("127.0.0.1", "127.0.0.1", True), ("127.0.0.1", "0.0.0.0", False)])
+def test_a_listener_that_has_moved(listening: MakeListening, bound: str, bind: str, fits: bool) -> None:
+    """A kproxy's socket serves no listener whose host is another one by now, though the name is the same."""
+    sock = listening(bound)
+    assert Given(sock, "public", kept=False).fits(HostPort(bind, sock.getsockname()[1]), "public") is fits
+
+
 def test_a_path_fits_itself(tmp_path: Path, listening: MakeListening) -> None:
     """A unix socket is the admin API's where the path is the same, and no listener's."""
     path = str(tmp_path / "admin.sock")
