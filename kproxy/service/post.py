@@ -21,6 +21,7 @@ import structlog
 from kproxy.service import memory
 from kproxy.service.channel import Channel, Message
 from kproxy.service.desk import Desk
+from kproxy.service.firstborn import BEGIN, Child
 from kproxy.service.worker import Order
 
 _log = structlog.get_logger(__name__)
@@ -35,8 +36,14 @@ KILL_AFTER_SECONDS = 5.0
 class Post:
     """See the module. ``keep`` it manned once; ``drain`` it, or ``kill`` its worker, to end that."""
 
-    def __init__(self, number: int, heard: Callable[["Post", Message, list[int]], None], desk: Desk) -> None:
-        """Prepare the post; ``heard`` gets what its worker says, ``desk`` whom it may ask."""
+    def __init__(
+        self, number: int, heard: Callable[["Post", Message, list[int]], None], desk: Desk, first: Child | None = None
+    ) -> None:
+        """Prepare the post; ``heard`` gets what its worker says, ``desk`` whom it may ask.
+
+        ``first``: the first worker, which is there already; None: it is started as all others are.
+        """
+        self._first = first
         self.number = number
         self._desk = desk
         self.served = False
@@ -46,7 +53,7 @@ class Post:
         self.tally: dict[str, Any] = {}
         """The last one that the worker of the moment has sent."""
         self.channel: Channel | None = None
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Child | None = None
         self._heard = heard
         self._ending = asyncio.Event()
         self._replacing = False
@@ -103,15 +110,8 @@ class Post:
             self.process.kill()
 
     async def _run_worker(self, order_now: Callable[[], Order]) -> int:
-        order = order_now()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, os.fdopen(memory.packed(order), "rb") as packed:
-            self.process = subprocess.Popen(  # noqa: ASYNC220, S603  our own program; it returns at once
-                [sys.executable, "-m", "kproxy.service.worker", str(theirs.fileno())],
-                stdin=packed,
-                stdout=_stdout(order),
-                pass_fds=(theirs.fileno(), *order.descriptors),
-            )
+        ours = self._start(order_now())
+        assert self.process is not None  # noqa: S101  it has just been started
         self.channel = Channel(ours, lambda message, descriptors: self._heard(self, message, descriptors))
         self._desk.attach(self.process.pid, self.channel.send)
         if self._ending.is_set():
@@ -123,6 +123,23 @@ class Post:
         self.channel.close()
         self.channel = None
         return code
+
+    def _start(self, order: Order) -> socket.socket:
+        """Start a worker; return our end of its channel."""
+        first, self._first = self._first, None
+        if first is not None:
+            self.process = first
+            first.sock.send(BEGIN)
+            return first.sock
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, os.fdopen(memory.packed(order), "rb") as packed:
+            self.process = subprocess.Popen(  # noqa: S603  our own program; it returns at once
+                [sys.executable, "-m", "kproxy.service.worker", str(theirs.fileno())],
+                stdin=packed,
+                stdout=subprocess.DEVNULL if order.mute else None,
+                pass_fds=(theirs.fileno(), *order.descriptors),
+            )
+        return ours
 
     async def _hear_the_rest(self) -> None:
         """What a worker said last, such as its tally, is still in the channel when its process has ended."""
@@ -151,9 +168,3 @@ def _drain_seconds(order: Order) -> float:
     """Return what a worker may take to drain, as the configuration is by then."""
     log = order.config.request_log
     return order.config.drain_timeout + (log.flush_timeout if log else 0.0)
-
-
-def _stdout(order: Order) -> int | None:
-    """A worker writes nothing but the request log to standard output, where that is wanted there."""
-    log = order.config.request_log
-    return None if log is not None and log.to == "stdout" else subprocess.DEVNULL

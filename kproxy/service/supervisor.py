@@ -11,11 +11,12 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,9 +30,10 @@ from kproxy.errors import KproxyError
 from kproxy.net.tasks import Tasks
 from kproxy.net.turns import ABSENT
 from kproxy.observe import log
-from kproxy.service import build, inherit, loop, memory, tallies
+from kproxy.service import build, inherit, loop, memory, tallies, worker
 from kproxy.service.channel import Message
 from kproxy.service.desk import Desk
+from kproxy.service.firstborn import Child, fork
 from kproxy.service.inherit import Given, Inherited
 from kproxy.service.leasing import Bank
 from kproxy.service.post import Post
@@ -63,11 +65,15 @@ def run(config: Config, *, origin: Origin, log_format: log.LogFormat, log_level:
     """
     inherited = inherit.take_over(config)
     raise_descriptor_limit()
-    return loop.run(_serve(Order(config, log_format, log_level), origin, inherited))
+    counts = memory.make_counts(config.workers) if config.workers > 1 else None
+    order = Order(config, log_format, log_level, counts=counts)
+    orders = [replace(order, number=number) for number in range(config.workers)]
+    first = [fork(partial(worker.serve, one), one.descriptors, mute=one.mute) for one in orders]
+    return loop.run(_serve(order, origin, inherited, first))
 
 
-async def _serve(order: Order, origin: Origin, inherited: Inherited) -> int:
-    return await Supervisor(order, origin, inherited).run()
+async def _serve(order: Order, origin: Origin, inherited: Inherited, first: Sequence[Child]) -> int:
+    return await Supervisor(order, origin, inherited, first).run()
 
 
 def raise_descriptor_limit() -> None:
@@ -82,10 +88,16 @@ def raise_descriptor_limit() -> None:
 class Supervisor:
     """One running kproxy."""
 
-    def __init__(self, order: Order, origin: Origin | None = None, inherited: Inherited | None = None) -> None:
+    def __init__(
+        self,
+        order: Order,
+        origin: Origin | None = None,
+        inherited: Inherited | None = None,
+        first: Sequence[Child] = (),
+    ) -> None:
         """Prepare to run what ``order`` says; ``origin``: where its configuration came from.
 
-        ``inherited``: the listening sockets that are there already.
+        ``inherited``: the listening sockets that are there already. ``first``: the first workers, one for each place.
         """
         self._config = order.config
         self._order = order
@@ -93,8 +105,11 @@ class Supervisor:
         self._sockets: dict[tuple[str, int | None], socket.socket] = {}
         self._users: dict[tuple[str, int | None], set[int]] = {}  # the workers that have asked for them
         self._desk = Desk()
-        self._posts = [Post(number, self._heard, self._desk) for number in range(order.config.workers)]
-        self._counts = memory.make_counts(len(self._posts)) if len(self._posts) > 1 else None
+        self._posts = [
+            Post(number, self._heard, self._desk, child)
+            for number, child in zip_longest(range(order.config.workers), first)
+        ]
+        self._counts = order.counts
         self._bank: Bank | None = None
         self._tasks = Tasks()
         self._past: dict[str, Any] = {}  # the counters of workers that have ended
@@ -257,7 +272,7 @@ class Supervisor:
         told.clear()
 
     def _order_for(self, post: Post) -> Callable[[], Order]:
-        return lambda: replace(self._order, number=post.number, counts=self._counts)
+        return lambda: replace(self._order, number=post.number)
 
     def _died(self, post: Post, code: int) -> None:
         """A worker has ended by itself, or is to be replaced."""

@@ -1,7 +1,7 @@
 """The worker process: clusters, listeners and all traffic. Started by the supervisor, never by hand.
 
-It gets its order on standard input, its listening sockets over the channel, and ends when it is told to drain,
-when it is told to stop, or when the supervisor is gone.
+The first ones are forked from it (see firstborn), those that replace one are started anew. It gets its listening
+sockets over the channel, and ends when it is told to drain, when it is told to stop, or when the supervisor is gone.
 """
 
 import asyncio
@@ -46,6 +46,12 @@ class Order:
     decoy_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """What unknown users are told by, where a users file has no key: one for a run, as a worker's own would show in
     another's answer that there is no such user. The supervisor makes it with its first order."""
+
+    @property
+    def mute(self) -> bool:
+        """Nothing but the request log goes to standard output, where that is wanted there."""
+        request_log = self.config.request_log
+        return request_log is None or request_log.to != "stdout"
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -173,19 +179,23 @@ class Worker:
             self._channel.send({"tally": self._tally()})
 
 
-def main() -> int:
-    """Run a worker; its end of the channel is the descriptor named by the only argument."""
+def serve(order: Order, sock: socket.socket) -> int:
+    """Be a worker, with its end of the channel; return the process's exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # the supervisor's, sent to all of kproxy
         signal.signal(number, signal.SIG_IGN)
-    order: Order = unpacked(os.dup(sys.stdin.fileno()))
-    sys.stdin.close()
     log.configure(order.log_format, order.log_level)
     tls.ignore_unreadable_names()
-    sock = socket.socket(fileno=int(sys.argv[1]))
     with suppress(KeyboardInterrupt):
         return loop.run(_serve(order, sock))
     return 1
+
+
+def main() -> int:
+    """Run a worker as a program: its order is on standard input, the descriptor of its channel the only argument."""
+    order: Order = unpacked(os.dup(sys.stdin.fileno()))
+    sys.stdin.close()
+    return serve(order, socket.socket(fileno=int(sys.argv[1])))
 
 
 async def _serve(order: Order, sock: socket.socket) -> int:

@@ -72,8 +72,9 @@ async def test_a_killed_worker_loses_only_its_own(tmp_path: Path) -> None:
         lost = connections_to(victim, run.proxy.port)
         os.kill(victim, signal.SIGKILL)
         alive = [client for client in clients if await still_served(client)]
-        assert len(alive) == len(clients) - lost
+        assert len(alive) == len(clients) - lost, (len(alive), lost, run.lines(""))
         await connect(run, 1, stack, at_once=False)  # nobody is refused meanwhile
+        await run.until_told("worker died")
         (line,) = run.lines("worker died")
         assert (line["worker"], line["exit_code"]) == (1, -signal.SIGKILL)
         now = workers_of(run.proxy.pid, WORKERS, but=victim)
