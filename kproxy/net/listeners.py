@@ -29,6 +29,7 @@ from kproxy.core.sasl import Mechanism
 from kproxy.core.tally import ClientIds, Tally
 from kproxy.core.view import Change
 from kproxy.errors import UpstreamError
+from kproxy.net import heap
 from kproxy.net.denials import DenialLog
 from kproxy.net.dial import Dialler
 from kproxy.net.door import Door
@@ -48,6 +49,12 @@ _log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 5.0
 """How soon a port that could not be had is tried again."""
+
+TRIM_SECONDS = 10.0
+"""How often memory may be given back, as that takes some milliseconds; a thousandth of the time at most."""
+
+TRIM_AFTER = 200
+"""Connections with TLS, of which each may have left a quarter of a MiB in pieces."""
 
 SWEEPS_PER_TIMEOUT = 20
 """How exact the idle timeout is: a connection is closed at most a twentieth late."""
@@ -265,6 +272,7 @@ class Listener:
                 await self._open_port(node_id)
         await self._open_port(None)
         self._tasks.spawn(f"sweep {settings.name}", self._sweep())
+        self._tasks.spawn(f"trim for {settings.name}", self._trim())
 
     async def _open_port(self, node_id: int | None) -> None:
         if node_id in self._doors:
@@ -405,6 +413,16 @@ class Listener:
             await asyncio.sleep(max(timeout / SWEEPS_PER_TIMEOUT, 0.05))
             for client in list(shared.connections):
                 client.sweep(loop.time(), timeout)
+
+    async def _trim(self) -> None:
+        """Give memory back where many connections with TLS have come, and gone; see heap."""
+        trimmed_at = 0
+        while True:
+            await asyncio.sleep(TRIM_SECONDS)
+            came = self.tally.opened + self.tally.turned_away.total()
+            if self.settings.tls is not None and came - trimmed_at >= TRIM_AFTER:
+                trimmed_at = came
+                heap.trim()
 
     def shut(self) -> None:
         """Accept no more."""

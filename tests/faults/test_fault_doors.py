@@ -29,7 +29,7 @@ from clients.strangers import (
 
 from kproxy.core.causes import Cause
 from kproxy.core.scram import Scram
-from kproxy.net import threshold
+from kproxy.net import heap, listeners, threshold
 from kproxy.testing.certificates import Authority
 from kproxy.wire import frames, handshake
 from kproxy.wire import primitives as p
@@ -577,3 +577,20 @@ async def test_a_drain_while_a_passed_password_is_judged() -> None:
         assert time.monotonic() - began < 3
         await client.assert_closed()
     gc.collect()
+
+
+@on_uvloop
+async def test_memory_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many connections with TLS what they have left behind is given back: then, and not before."""
+    trims: list[int] = []
+    monkeypatch.setattr(listeners, "TRIM_SECONDS", 0.01)
+    monkeypatch.setattr(listeners, "TRIM_AFTER", 20)
+    authority = Authority()
+    async with serving(tls=server_tls(tmp_path, authority)) as (gateway, _):
+        monkeypatch.setattr(heap, "trim", lambda: trims.append(gateway.tally.opened))
+        for _ in range(25):
+            async with Stranger(gateway.address, tls=authority.trusting()) as client:
+                await client.heartbeat()
+        await gateway.until(lambda: trims, "memory to be given back")
+    assert len(trims) == 1
+    assert 20 <= trims[0] <= 25
