@@ -84,10 +84,13 @@ def diff(old: Config, new: Config) -> Plan:
     """Return what must be done to come from ``old`` to ``new``. Raises ConfigError where that takes a restart."""
     if old.workers != new.workers:
         raise ConfigError(
-            f"workers: {old.workers} run, and {new.workers} would take a restart; restart kproxy, or leave it as it is"
+            f"workers: {old.workers} run, and {new.workers} would take another process; "
+            "restart kproxy, send it SIGUSR2, or leave it as it is"
         )
     if _to_stdout(new.request_log) and not _to_stdout(old.request_log):
-        raise ConfigError("request_log.to: workers have no standard output; restart kproxy, or log to a file")
+        raise ConfigError(
+            "request_log.to: workers have no standard output; restart kproxy, send it SIGUSR2, or log to a file"
+        )
     clusters = list(_clusters(old.clusters, new.clusters))
     return Plan(
         (

@@ -127,7 +127,7 @@ def test_the_order_of_credentials_counts() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ([("\nlimits:", "\nworkers: 2\nlimits:")], "workers: 1 run, and 2 would take a restart"),
+        ([("\nlimits:", "\nworkers: 2\nlimits:")], "workers: 1 run, and 2 would take another process"),
         (
             [("to: kafka, topic: requests, cluster: main", "to: stdout")],
             "request_log.to: workers have no standard output",

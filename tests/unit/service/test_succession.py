@@ -3,13 +3,14 @@
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from kproxy.service import notify
+from kproxy.service import notify, upgrade
 from kproxy.service.inherit import Inherited
 from kproxy.service.succession import Succession
 
@@ -72,6 +73,29 @@ async def test_systemd_is_told(systemd: socket.socket) -> None:
     assert systemd.recv(100) == b"STOPPING=1"
     other.stopping()  # it is the main process by then
     assert systemd.recv(100) == b"STOPPING=1"
+
+
+async def test_systemd_cannot_be_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where systemd would not learn of the new process, and kill it with the old one, the old one stays."""
+    ready = "import json, os, socket, time; told = json.loads(os.environ['KPROXY_INHERIT'])\n"
+    ready += "socket.socket(fileno=told['channel']).send(b'{\"ready\": true}'); time.sleep(60)"
+    monkeypatch.setattr(upgrade, "command", lambda: [sys.executable, "-c", ready])
+    one = succession()
+    one.ready()
+    monkeypatch.setenv(notify.VARIABLE, str(tmp_path / "nothing"))
+    with capture_logs() as logs:
+        one.asked()
+        one.asked()
+        assert one._running is not None
+        await one._running
+    assert [log.get("reason", log["event"]) for log in logs if "pid" not in log] == [
+        "no upgrade: one is under way",
+        "systemd cannot be told of the new process: No such file or directory",
+    ]
+    assert one._latest is not None
+    assert one._latest.process is not None
+    assert one._latest.process.poll() is not None
+    await one.close()
 
 
 async def test_systemd_is_gone(systemd: socket.socket, tmp_path: Path) -> None:
