@@ -5,7 +5,7 @@ touch in the same place between two connections stays in memory, so that after s
 has all of its 256 KiB. malloc_trim(3) gives back what is whole pages and nobody's. Six floods of 2,000 connections, one
 after the other, left a worker with 287 MiB, more with each; given back every 10 s, it has 67, and 157 amid a flood.
 
-Never here: when. It takes some milliseconds, in which nothing else happens.
+Never here: when. It takes milliseconds, in which nothing else happens.
 """
 
 import ctypes

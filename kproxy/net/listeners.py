@@ -51,7 +51,8 @@ RETRY_SECONDS = 5.0
 """How soon a port that could not be had is tried again."""
 
 TRIM_SECONDS = 10.0
-"""How often memory may be given back, as that takes some milliseconds; a thousandth of the time at most."""
+"""How often memory may be given back. Meanwhile nothing else happens: 10 ms with 6,000 connections, and 2 ms more for
+each 5 MiB that are given back (45 ms were seen, when 3,000 of those had gone at once)."""
 
 TRIM_AFTER = 200
 """Connections with TLS, of which each may have left a quarter of a MiB in pieces."""
