@@ -206,8 +206,9 @@ def _others(old: Config, new: Config) -> Iterator[Step]:
     else:
         opens = "opens again" if old.admin.bind != new.admin.bind else "from the next request"
         yield from _changes("admin", tuple(differing(old.admin, new.admin)), opens)
-    if old.drain_timeout != new.drain_timeout:
-        yield Step("changes", "drain_timeout", effect="from now on")
+    for option in ("drain_grace", "drain_timeout"):
+        if getattr(old, option) != getattr(new, option):
+            yield Step("changes", option, effect="from now on")
 
 
 def _one(what: str, old: object, new: object) -> Iterator[Step]:

@@ -174,6 +174,9 @@ class Config(Model):
     # As nginx's worker_processes. Each has a memory of its own, so more than there are cores only cost.
     workers: Workers = 1
     """How many processes serve clients; limits hold for all of them together."""
+    # A load balancer takes two or three failed probes to notice; only the operator knows how long these are.
+    drain_grace: Duration | None = None
+    """How long a stop, at which GET /readyz fails at once, serves on before it drains; left out: not at all."""
     # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
     drain_timeout: Duration = written("30s")
     """How long a stop waits for what is in flight."""

@@ -555,6 +555,11 @@ class ClientSide(asyncio.Protocol):
         return self.gate is None or self.gate.limits_changed()
 
     @property
+    def busy(self) -> bool:
+        """Whether it is owed an answer, or has half a request here."""
+        return self.exchange.outstanding > 0 or not self.exchange.at_boundary or self._dialling
+
+    @property
     def outdated(self) -> bool:
         """Whether it is to end because something else is configured now."""
         return self._outdated and not self.gone

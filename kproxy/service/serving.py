@@ -273,6 +273,11 @@ class Serving:
             told["request_log"] = self._request_log.snapshot() | {"missed": missed}
         return told
 
+    def left(self) -> tuple[int, int]:
+        """Return how many connections there are, and how many of them are owed an answer."""
+        clients = [client for listener in self._all() for client in listener.clients]
+        return len(clients), sum(client.busy for client in clients)
+
     def _all(self) -> Iterator[Listener]:
         yield from self.listeners.values()
         yield from self._leaving

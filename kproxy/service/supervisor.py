@@ -38,6 +38,7 @@ from kproxy.service.inherit import Given, Inherited
 from kproxy.service.leasing import Bank
 from kproxy.service.post import Post
 from kproxy.service.reloads import Origin, Reloads
+from kproxy.service.stopping import Stopping
 from kproxy.service.succession import Succession
 from kproxy.service.turnover import AdminTurn, Rebinding, Turnover
 from kproxy.service.worker import Order
@@ -120,6 +121,7 @@ class Supervisor:
         self._told_addresses: dict[str, str] = {}
         self._stops = 0
         self._stopped_at = 0.0
+        self._stopping = Stopping(self._drain)
         self._admin: AdminServer | None = None
         self._reloads = Reloads(origin or Origin(), lambda: self._order.config, self._change, self._look)
         self._turnover = Turnover(self._posts, lambda post, config: replace(self._order_for(post)(), config=config))
@@ -155,6 +157,8 @@ class Supervisor:
                 self._bank.close()
             if self._counts is not None:
                 os.close(self._counts)
+        if self._stops == 1:
+            self._stopping.over()
         if tally := self._joined():
             _log.info("tally", **tally)
         if self._failed is not None:
@@ -196,11 +200,11 @@ class Supervisor:
 
     async def _followed(self) -> None:
         """Another process serves: leave it what comes from now on, and end."""
-        # At once: there is no load balancer to wait for, as the same addresses are served.
+        # Without a grace: there is no load balancer to wait for, as the same addresses are served.
         if self._admin is not None:  # before the drain, so that no probe is told of it
             await self._admin.leave()
         if not self._stops:
-            self._asked_to_stop()
+            self._stop(grace_seconds=0.0)
 
     async def _change(self, config: Config, plan: Plan) -> None:
         """Carry a plan out. Raises KproxyError where it is refused."""
@@ -303,6 +307,9 @@ class Supervisor:
             post.kill()
 
     def _asked_to_stop(self) -> None:
+        self._stop(grace_seconds=(self._config.drain_grace or 0.0) if self._announced else 0.0)
+
+    def _stop(self, grace_seconds: float) -> None:
         now = asyncio.get_running_loop().time()
         if self._stops and now - self._stopped_at < ECHO_SECONDS:
             return
@@ -310,14 +317,16 @@ class Supervisor:
         self._stops += 1
         if self._stops == 1:
             self._succession.stopping()
-            _log.info("draining", timeout_seconds=self._config.drain_timeout)
-            self._close_sockets()
-            for post in self._posts:
-                post.drain()
+            self._tasks.spawn("stop", self._stopping.run(grace_seconds, self._config.drain_timeout))
         else:
             _log.info("stopping at once")
             for post in self._posts:
                 post.kill()
+
+    def _drain(self) -> None:
+        self._close_sockets()
+        for post in self._posts:
+            post.drain()
 
     def _asked_for_tally(self) -> None:
         """Have the workers send their counters now; they are logged as at the end."""
@@ -341,6 +350,8 @@ class Supervisor:
         elif "ready" in message:
             post.served = True
             self._announce(message["ready"])
+        elif "left" in message:
+            self._stopping.heard(post.number, tuple(message["left"]))
         elif "opened" in message:
             self._tell_address(*message["opened"])
         elif "failed" in message:
@@ -372,7 +383,7 @@ class Supervisor:
             click.echo(f"{name}: clients connect to {address}")
 
     def _hand_over(self, post: Post, message: Message) -> None:
-        if self._stops:  # told to drain, it waits for nothing; and the port may be another process's by now
+        if self._stopping.began_at is not None:  # it waits for nothing; and the port may be another process's by now
             return
         answer: dict[str, Any] = {"socket": message["socket"]}
         name, node_id = message["listener"], message["node_id"]

@@ -28,6 +28,7 @@ from kproxy.service.channel import Channel, Message
 from kproxy.service.memory import shared, unpacked
 from kproxy.service.serving import Made, Serving
 from kproxy.service.status import Status
+from kproxy.service.stopping import tell_left
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +99,10 @@ class Worker:
         start.cancel()
         if self._turns is not None:
             self._turns.quit()
+        telling = self._tasks.spawn("left", tell_left(serving.left, lambda left: self._channel.send({"left": left})))
         await serving.drain()
+        telling.cancel()
+        self._channel.send({"left": (0, 0)})
         serving.limiting.close()
         self._channel.send({"tally": self._tally()})
         await serving.close()
