@@ -27,7 +27,11 @@ PARTITIONS = 4
 def test_two_upgrades_under_traffic(
     run_proxy: RunProxy, embedded_cluster: EmbeddedCluster, needles: tuple[bytes, ...], addressing: str, workers: str
 ) -> None:
-    """Nothing fails, nothing is lost and nothing is there twice, though the mock takes whatever comes twice."""
+    """Not one send fails, and nothing is lost.
+
+    kafka-python drops an answer that it reads together with the connection's end, and sends again; the mock, unlike
+    Kafka, does not look at an idempotent producer's sequences. That nothing is there twice is for a real one to show.
+    """
     proxy = run_proxy(
         embedded_cluster.bootstrap, "--workers", workers, addressing=addressing, forbidden=needles, node_id_max=3
     )
@@ -46,5 +50,6 @@ def test_two_upgrades_under_traffic(
             stream.stop()
         for stream, library, topic in zip(streams, LIBRARIES, topics, strict=True):
             assert stream.failed == [], library.name
-            assert_exact(stream.sent, consume(Confluent(), proxy.address, topic, PARTITIONS))
+            stored = consume(Confluent(), proxy.address, topic, PARTITIONS)
+            assert_exact(stream.sent, dict.fromkeys(stored))
         proxy.finish()
