@@ -48,6 +48,9 @@ _log = structlog.get_logger(__name__)
 LINGER_SECONDS = 10.0
 """How long a closed side may take to write what is queued for it, or a broker to take what a gone client sent."""
 
+PARTING_SECONDS = 1.0
+"""How long a client that is left in good order may take to see it, and to close its side, too; most do at once."""
+
 WRITE_HIGH_BYTES = 64 * 1024
 """Queued bytes above which the other side's reads stop; asyncio's own default. One more read may come on top."""
 
@@ -624,6 +627,18 @@ class ClientSide(asyncio.Protocol):
             self._tell(cause, fields)
         if self.gone or self.transport.is_closing():
             return
+        if cause in _IN_GOOD_ORDER and self.guest.tls is None and self._linger is None:
+            self.transport.set_protocol(_Parting(self))
+            self.transport.write_eof()
+            if self._paused:
+                self.transport.resume_reading()
+            self._linger = asyncio.get_running_loop().call_later(PARTING_SECONDS, self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
         self.transport.close()
         self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
@@ -746,6 +761,23 @@ class ClientSide(asyncio.Protocol):
         elif now_seconds - self._idle_since >= idle_timeout_seconds:
             self.end(Cause.IDLE)
 
+
+class _Parting(asyncio.Protocol):
+    """A client's end in good order: our side is closed, and what it still sends is read, and dropped, until it closes.
+
+    A socket that is closed with unread bytes in it sends a reset, and with that a client may lose answers that it has
+    not read yet: it would then ask again for what was done.
+    """
+
+    def __init__(self, client: ClientSide) -> None:
+        self._client = client
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._client.connection_lost(exc)
+
+
+_IN_GOOD_ORDER = frozenset({Cause.BROKER_CLOSED, Cause.CONFIGURATION_CHANGED, Cause.DRAINED, Cause.OFFER_CHANGED})
 
 # A limit tells when it begins to hold a key up, and when it ends.
 _UNREMARKABLE = frozenset(

@@ -74,7 +74,7 @@ async def test_an_old_broker_comes_back(addressing: str) -> None:
             answer.set()
             assert (await busy.receive())[:4] == asked.to_bytes(4, "big")
             await busy.assert_closed()
-        assert gateway.tally.closed[Cause.OFFER_CHANGED] == 2
+        await gateway.until_closed(Cause.OFFER_CHANGED, 2)
         async with RawClient(gateway.address_of(1)) as again:
             ranges = (await again.api_versions()).ranges
             assert ranges[ApiKey.METADATA] == (0, 12)
