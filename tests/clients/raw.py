@@ -146,6 +146,7 @@ class RawClient:
                 while part := await self.reader.read(65536):
                     self._look_for_leaks(part)
                     data += part
+        self.writer.close()  # as clients do, and the proxy waits for
         return bytes(data)
 
     async def assert_closed(self) -> None:

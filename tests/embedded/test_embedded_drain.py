@@ -30,7 +30,7 @@ drain_grace: 1s
 def test_a_drain_behind_a_load_balancer(
     tmp_path: Path, embedded_cluster: EmbeddedCluster, needles: tuple[bytes, ...]
 ) -> None:
-    """New connections go to the other one from the signal on; no send fails, nothing is lost and nothing there twice."""
+    """New connections go to the other one from the signal on; no send fails, nothing is lost or there twice."""
     first, second = free_port_block(1), free_port_block(1)
     with Tap(free_port_block(1), first, forbidden=needles) as balancer:
         proxies = []

@@ -107,7 +107,7 @@ async def test_an_answer_that_is_cut(addressing: str, after_bytes: int) -> None:
             assert len(await client.read_to_end()) <= after_bytes
         async with RawClient(gateway.address_of(1)) as client:
             await client.heartbeat()
-        assert gateway.tally.closed[Cause.BROKER_CLOSED] == 2
+        await gateway.until_closed(Cause.BROKER_CLOSED, 2)
 
 
 GARBAGE = [
@@ -181,7 +181,7 @@ async def test_a_broker_that_closes_with_a_request_under_way(addressing: str) ->
             await client.assert_closed()
         async with RawClient(gateway.address) as client:
             await client.heartbeat()
-        assert gateway.tally.closed[Cause.BROKER_CLOSED] == 1
+        await gateway.until_closed(Cause.BROKER_CLOSED)
 
 
 @each_addressing

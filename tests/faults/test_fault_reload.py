@@ -169,10 +169,10 @@ async def test_the_first_limit(tmp_path: Path) -> None:
         answer = await stage.send("PUT", "/config", stage.text(more=f"limits: [{WIDE}]\n"))
         assert answer.status == 200
         await client.assert_closed()
-        stage.run.proxy.signal(signal.SIGUSR1)
-        assert (await stage.told("tally"))["listeners"]["public"]["closed"] == {"configuration changed": 1}
         async with RawClient(stage.run.address) as again:
             await again.heartbeat()
+            stage.run.proxy.signal(signal.SIGUSR1)
+            assert (await stage.told("tally"))["listeners"]["public"]["closed"] == {"configuration changed": 1}
             limits = (await stage.send("GET", "/limits")).json["limits"]
             assert [(limit["name"], limit["workers"][0]["asked"]) for limit in limits] == [("wide", 1)]
             answer = await stage.send("PUT", "/config", stage.text())
