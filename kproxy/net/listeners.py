@@ -152,6 +152,7 @@ class Listener:
             self._routing = Routing(directory, Finder(link, directory), self._dialler)
         self._shared: Shared | None = None
         self._opening = asyncio.Lock()
+        self._is_shut = False
         self._following: asyncio.Task[None] | None = None
         self._offer: Offer | None = None  # the cluster's, of which clients get what rules leave
         self._names = TopicNames()
@@ -245,10 +246,22 @@ class Listener:
         offer = self._link.view.offer
         if offer is None:
             raise UpstreamError("the cluster has not answered")
-        settings = self.settings
         self._offer = offer
+        if self._shared is None:
+            self._shared = self._make_shared(offer)
+        if self._a_port_each and patiently:
+            self._tasks.spawn(f"ports of {self.settings.name}", self._open_new_ports())
+        elif self._a_port_each:
+            for node_id in sorted(self._link.view.brokers):
+                await self._open_port(node_id)
+        await self._open_port(None)
+        self._tasks.spawn(f"sweep {self.settings.name}", self._sweep())
+        self._tasks.spawn(f"trim for {self.settings.name}", self._trim())
+
+    def _make_shared(self, offer: Offer) -> Shared:
+        settings = self.settings
         front = Front(self._offered(offer), self.tally, settings.request_bytes_max, settings.terms is not None)
-        self._shared = Shared(
+        return Shared(
             name=settings.name,
             front=front,
             link=self._link,
@@ -266,14 +279,6 @@ class Listener:
             inventory=self._around.inventory,
             tasks=self._tasks,
         )
-        if self._a_port_each and patiently:
-            self._tasks.spawn(f"ports of {settings.name}", self._open_new_ports())
-        elif self._a_port_each:
-            for node_id in sorted(self._link.view.brokers):
-                await self._open_port(node_id)
-        await self._open_port(None)
-        self._tasks.spawn(f"sweep {settings.name}", self._sweep())
-        self._tasks.spawn(f"trim for {settings.name}", self._trim())
 
     async def _open_port(self, node_id: int | None) -> None:
         if node_id in self._doors:
@@ -292,6 +297,9 @@ class Listener:
                 )
             return
         sock = await self._sockets(settings.name, node_id, port)
+        if self._is_shut:  # meanwhile
+            sock.close()
+            return
         shared = self._shared
         assert shared is not None  # noqa: S101  open() has made it
         routing = self._routing
@@ -427,6 +435,7 @@ class Listener:
 
     def shut(self) -> None:
         """Accept no more."""
+        self._is_shut = True
         for door in self._doors.values():
             door.close()
         self._doors.clear()

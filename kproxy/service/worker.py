@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import structlog
@@ -68,7 +69,8 @@ class Worker:
         self._turns = None if order.counts is None else Turns(shared(order.counts), order.number)
         self._sock = sock
         self._channel: Channel
-        self._sockets: dict[int, asyncio.Future[socket.socket]] = {}
+        self._sockets: dict[int, asyncio.Future[socket.socket]] = {}  # that were asked for
+        self._numbers = count()
         self._serving = serving = Serving(order.config, self._socket, self._turns, order.decoy_key)
         serving.on_forgotten = lambda name, node_id: self._channel.send({"release": name, "node_id": node_id})
         serving.on_opened = lambda name, address: self._channel.send({"opened": [name, address]})
@@ -122,11 +124,21 @@ class Worker:
 
     async def _socket(self, listener: str, node_id: int | None, port: int) -> socket.socket:
         """Have the supervisor bind a port, or hand over the one it has for that listener and broker."""
-        number = len(self._sockets)
+        number = next(self._numbers)
         future: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
         self._sockets[number] = future
         self._channel.send({"socket": number, "listener": listener, "node_id": node_id, "port": port})
         return await future
+
+    @staticmethod
+    def _got_socket(future: "asyncio.Future[socket.socket]", message: Message, descriptors: list[int]) -> None:
+        if future.done():  # its listener is no more
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif descriptors:
+            future.set_result(socket.socket(fileno=descriptors[0]))
+        else:
+            future.set_exception(OSError(message["error"]))
 
     def _tally(self) -> dict[str, Any]:
         return {"cpu_seconds": time.process_time()} | self._serving.tally()
@@ -161,11 +173,7 @@ class Worker:
         if "leases" in message:
             self._serving.limiting.heard(message)
         elif "socket" in message:
-            future = self._sockets[message["socket"]]
-            if descriptors:
-                future.set_result(socket.socket(fileno=descriptors[0]))
-            else:
-                future.set_exception(OSError(message["error"]))
+            self._got_socket(self._sockets.pop(message["socket"]), message, descriptors)
         elif "prepare" in message:
             config = unpacked(descriptors[0]).config
             self._preparing = self._tasks.spawn("prepare", self._prepare(message["prepare"], config))

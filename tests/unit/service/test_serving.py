@@ -11,6 +11,7 @@ import pytest
 from kproxy.config.load import load
 from kproxy.config.model import Config
 from kproxy.errors import KproxyError
+from kproxy.net.listeners import SocketSource
 from kproxy.service import serving as module
 from kproxy.service.serving import Serving
 from kproxy.testing.fakebroker import FakeCluster
@@ -34,9 +35,9 @@ def config(bootstrap: str, *ports: int, more: str = "") -> Config:
 
 
 @contextlib.asynccontextmanager
-async def serving(first: Config) -> AsyncIterator[Serving]:
+async def serving(first: Config, sockets: SocketSource = bound) -> AsyncIterator[Serving]:
     """Have something to change, which ends as a worker does."""
-    made = Serving(first, bound, None, bytes(32))
+    made = Serving(first, sockets, None, bytes(32))
     try:
         yield made
     finally:
@@ -107,3 +108,33 @@ async def test_what_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: p
         given_up = await made.prepare(config(cluster.bootstrap, port, more=log.replace("/no/such/folder", "/log")))
         await made.forget(given_up)
         assert made.addresses() == [(f"l{port}", f"127.0.0.1:{port}")]
+
+
+async def test_a_port_that_comes_too_late() -> None:
+    """A socket that arrives when its listener is no more opens nothing: nobody would ever close it."""
+    one, other = free_port_block(3), free_port_block(3)
+    asked, may = asyncio.Event(), asyncio.Event()
+
+    async def late(listener: str, node_id: int | None, port: int) -> socket.socket:
+        if node_id is not None:
+            asked.set()
+            await may.wait()
+        return await bound(listener, node_id, port)
+
+    async with FakeCluster(1) as cluster:
+        ports = config(cluster.bootstrap, other)
+        both = load(
+            f"{{clusters: {{main: {{bootstrap: ['{cluster.bootstrap}']}}}}, listeners: {{"
+            f"l{other}: {{bind: '127.0.0.1:{other}', addressing: single}}, many: {{bind: '127.0.0.1:{one}'}}}}}}"
+        ).config
+        async with serving(ports, late) as made:
+            await made.start()
+            await made.open()
+            await change(made, both)
+            async with asyncio.timeout(10):
+                await asked.wait()
+            await change(made, ports)
+            may.set()
+            await asyncio.sleep(0.05)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", one + 2)
