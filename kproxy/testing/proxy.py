@@ -1,7 +1,7 @@
 """The real program, `kproxy run`, as a process of its own behind a Tap.
 
 The checks that every end-to-end test wants are made in ``finish``: no address of a broker went to a client, SIGTERM
-ended the proxy with exit code 0, and nothing it wrote holds a traceback::
+ended the proxy with exit code 0, and nothing it wrote holds a traceback, or a secret that was configured or used::
 
     proxy = ProxyProcess(tmp_path, cluster.sasl_bootstrap, login=("gateway", "gateway-secret"))
     proxy.start()
@@ -10,6 +10,7 @@ ended the proxy with exit code 0, and nothing it wrote holds a traceback::
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,11 @@ from kproxy.testing.ports import free_port_block
 from kproxy.testing.processes import GuardedProcess
 from kproxy.testing.tap import Tap
 from kproxy.testing.waiting import wait_until
+
+SECRETS: set[str] = set()
+"""Passwords that clients use; whoever makes one adds it."""
+
+_CONFIGURED = re.compile(r"""(?:password|client_secret|api_key)["']?\s*:\s*["']?([^"'\s,{}\[\]]{6,})""")
 
 
 class ProxyError(KproxyError):
@@ -66,6 +72,7 @@ class ProxyProcess:
             *arguments,
         ]
         self._child: GuardedProcess | None = None
+        self._secrets = set() if login is None else {login[1]}
 
     @property
     def address(self) -> str:
@@ -125,7 +132,7 @@ class ProxyProcess:
         """Ask it to end (SIGTERM) unless it was killed, and make the checks that every run must pass.
 
         Raises:
-            ProxyError: an address leaked, it did not end with exit code 0, or it wrote a traceback.
+            ProxyError: an address leaked, it did not end with exit code 0, or it wrote a traceback or a secret.
         """
         try:
             code = 0 if self._child is None else self._child.stop(timeout_seconds)
@@ -135,6 +142,8 @@ class ProxyProcess:
         text = self.output.read_text(encoding="utf-8") + self.log.read_text(encoding="utf-8")
         if self.tap.leaks:
             raise ProxyError(f"addresses of brokers went to clients: {self.tap.leaks[:3]}")
+        if told := [secret for secret in self._secrets | SECRETS if secret in text]:
+            raise ProxyError(f"{self.log} or {self.output} holds a secret, {told[0]!r}")
         if code != 0 or "Traceback" in text:
             raise ProxyError(f"kproxy ended with exit code {code}:\n{self.log_tail()}")
 
@@ -176,6 +185,7 @@ class ConfiguredProxy(ProxyProcess):
         self._address = address
         self._arguments = ["--config", str(config), *arguments]
         self._child: GuardedProcess | None = None
+        self._secrets = set(_CONFIGURED.findall(config.read_text(encoding="utf-8")))
 
     @property
     def address(self) -> str:

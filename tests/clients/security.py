@@ -16,6 +16,10 @@ from clients.confluent import Confluent
 from clients.kafkapython import KafkaPython
 from clients.library import Library
 from kproxy.testing.certificates import Files
+from kproxy.testing.proxy import SECRETS
+
+SECRET_CHARS_MIN = 6
+"""What is shorter may be part of any word."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Security:
     mechanism: str | None = None
     user: str = ""
     password: str = ""
+
+    def __post_init__(self) -> None:
+        """No proxy may tell it."""
+        if len(self.password) >= SECRET_CHARS_MIN:
+            SECRETS.add(self.password)
 
     @property
     def protocol(self) -> str:
