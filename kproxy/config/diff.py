@@ -206,7 +206,7 @@ def _others(old: Config, new: Config) -> Iterator[Step]:
     else:
         opens = "opens again" if old.admin.bind != new.admin.bind else "from the next request"
         yield from _changes("admin", tuple(differing(old.admin, new.admin)), opens)
-    for option in ("drain_grace", "drain_timeout"):
+    for option in ("drain_grace", "drain_rebootstrap", "drain_timeout"):
         if getattr(old, option) != getattr(new, option):
             yield Step("changes", option, effect="from now on")
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kproxy.core.acceptor import Accepted, Challenge, Identity, Refused, ServerMechanism, ServerSession, Step, Work
-from kproxy.core.exchange import REQUEST_BYTES_MIN, Front
+from kproxy.core.exchange import CLIENT_ID_BYTES_MAX, REQUEST_BYTES_MIN, Front
 from kproxy.errors import FrameTooLarge, Malformed, Unsupported
 from kproxy.wire import apiversions, frames
 from kproxy.wire.apis import APIS, ApiKey
@@ -164,6 +164,8 @@ class Entrance:
         """What the client was told that it may ask for."""
         self.software: apiversions.ClientSoftware | None = None
         """What it said that it is (KIP-511)."""
+        self.client_id = b""
+        """What it calls itself (see exchange)."""
 
     @property
     def begun(self) -> bool:
@@ -233,6 +235,7 @@ class Entrance:
             self.offer = self._front.offer
             answer, software = self.offer.introduce(version, body)
             self.software = software or self.software
+            self.client_id = frames.client_id_bytes(frame, 0, CLIENT_ID_BYTES_MAX)
         elif key == ApiKey.SASL_HANDSHAKE:
             answer = self.login.handshake(body)
             self._bare = version == 0

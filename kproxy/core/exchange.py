@@ -34,6 +34,7 @@ from kproxy.core.tally import Tally
 from kproxy.errors import FrameTooLarge, Malformed, Short, Unsupported
 from kproxy.wire import apiversions, frames
 from kproxy.wire.apis import APIS, BROKER_ONLY, ApiKey
+from kproxy.wire.cluster import REBOOTSTRAP_VERSION_MIN, rebootstrap_response
 from kproxy.wire.endpoints import names_no_broker, splice, splice_metadata
 from kproxy.wire.handshake import sasl_authenticate_illegal_state, sasl_handshake_illegal_state
 from kproxy.wire.primitives import INT16, INT32
@@ -61,6 +62,9 @@ AWAITED_MAX = 10_000
 """How many answers may be awaited; each takes 160 bytes here, and clients have five requests in flight
 (max.in.flight.requests.per.connection), or as many Produce requests as they like, which are one run."""
 
+CLIENT_ID_BYTES_MAX = 255
+"""What is kept of a client id, which may have 32,767 bytes."""
+
 _NEVER = -1
 
 # Plain integers: an IntEnum's comparison costs a call.
@@ -68,12 +72,15 @@ _PRODUCE = int(Kind.PRODUCE)
 _PRODUCE_REWRITTEN = int(Kind.PRODUCE_REWRITTEN)
 _SHARE = int(Kind.SHARE)
 API_VERSIONS_OR_SASL = int(Kind.API_VERSIONS)  # and up: never forwarded
+_FAREWELL = int(Kind.FAREWELL)
 REFUSED = int(Kind.REFUSED)
 _BEFORE_LOGIN = frozenset({int(Kind.API_VERSIONS), int(Kind.SASL)})
 
 _STREAMED = frozenset({int(ApiKey.METADATA), int(ApiKey.SHARE_FETCH)})
 
-_HELD, _LOGGING_IN = 1, 2  # why nothing of the client's goes on: the shell said so, or it logs in anew
+_METADATA_TO_LEAVE_BY = int(ApiKey.METADATA) << 16 | REBOOTSTRAP_VERSION_MIN
+
+_HELD, _LOGGING_IN, _LEAVING = 1, 2, 4  # why nothing of the client's goes on: the shell said so, it logs in, it leaves
 
 
 @dataclass(slots=True)
@@ -142,6 +149,7 @@ class Exchange:
         "_bare",
         "_bare_version",
         "_counts",
+        "_farewell",
         "_front",
         "_holding",
         "_kinds",
@@ -157,9 +165,11 @@ class Exchange:
         "_withheld",
         "answered",
         "asked",
+        "client_id",
         "expired",
         "ledger",
         "login",
+        "may_leave",
         "offer",
         "replies",
         "sasl_refused",
@@ -185,12 +195,16 @@ class Exchange:
         """Answers of our own that the client gets now, before anything that ``from_broker`` returns later."""
         self.software: apiversions.ClientSoftware | None = None
         """What the client said it is (KIP-511)."""
+        self.client_id = b""
+        """What it called itself when it asked for ApiVersions, the first CLIENT_ID_BYTES_MAX of it."""
         self.sasl_refused = False
         """The client tried to log in; the shell tells the operator why that failed."""
         self.login: LoginRequest | None = None
         """The client logs in anew; nothing behind that goes on before it is answered. ``replies`` is not empty then."""
         self.expired = False
         """The client's login has ended (KIP-368): until it logs in anew, whatever else it asks for ends it."""
+        self.may_leave = False
+        """The client knows what ``send_away`` has it told: it has asked for Metadata in such a version."""
         self.tied = False
         """The client's session ends with the upstream connection (share groups): it cannot be dialled anew."""
         self.waits = False
@@ -210,6 +224,7 @@ class Exchange:
         self._bare_version = -1
         self._run: Awaited | None = None  # the last one in it, where that is a run that may be lengthened
         self._acks = NO_ACKS
+        self._farewell = b""  # the answer to the request that a client leaves by
         self._own: deque[tuple[int, bytes]] = deque()  # (behind which ordinal, whole frames)
         self._stop = _NEVER  # the next ordinal at which something happens
         self._holding = 0
@@ -347,7 +362,7 @@ class Exchange:
                 kinds = self._kinds
                 like = produce = -1  # another offer, perhaps
                 pos = start = stop
-                if self.login is not None:
+                if self.login is not None or self.leaves:
                     return self._stop_here(pieces, data, pos)
                 continue
             counts[key_version] += 1
@@ -472,6 +487,13 @@ class Exchange:
             if version > apiversions.VERSION_MAX:
                 counted = key << 16
             body = self._api_versions(version, data, pos, end)
+        elif key == ApiKey.METADATA:
+            self._spare(counted)
+            self._counts[counted] += 1
+            self._farewell = frames.response(correlation_id, key, version, rebootstrap_response())
+            self._holding |= _LEAVING
+            self.replies.append(b"")
+            return
         elif self._front.asks_login:
             self._counts[counted] += 1
             body = data[frames.request_body_at(data, pos, end) : end]
@@ -494,6 +516,7 @@ class Exchange:
         if not self.expired:
             self._kinds = self.offer.kinds
         body, software = self.offer.introduce(version, data[frames.request_body_at(data, pos, end) : end])
+        self.client_id = frames.client_id_bytes(data, pos, CLIENT_ID_BYTES_MAX)
         self.software = software or self.software
         return body
 
@@ -537,6 +560,26 @@ class Exchange:
         self._withheld.clear()
         return self._forward(withheld) if withheld else b""
 
+    # Sending a client elsewhere.
+
+    def send_away(self) -> None:
+        """Do not forward the client's next Metadata request, if it is one that ``part`` can answer.
+
+        Nothing that it sends behind that goes on, as a client that leaves sends it again elsewhere; ``leaves`` tells
+        that it is so. All else goes on until then.
+        """
+        if _METADATA_TO_LEAVE_BY in self._kinds:
+            self._kinds = {**self._kinds, _METADATA_TO_LEAVE_BY: _FAREWELL}
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it has come; ``replies`` is not empty then."""
+        return bool(self._holding & _LEAVING)
+
+    def part(self) -> None:
+        """Answer it: the client is to go to its bootstrap servers (KIP-1102). Once, when it ``leaves``."""
+        self.reply(self._farewell)
+
     # A client that logs in anew (KIP-368), and what it may do while its login has ended.
 
     def login_answered(self, body: bytes, *, logged_in: bool) -> bytes:
@@ -553,10 +596,13 @@ class Exchange:
         assert login is not None  # noqa: S101  the caller has it from here
         self.reply(frames.response(login.correlation_id, login.key, login.version, body))
 
-    def introduced(self, offer: Offer, software: apiversions.ClientSoftware | None) -> None:
+    def introduced(
+        self, offer: Offer, software: apiversions.ClientSoftware | None = None, client_id: bytes = b""
+    ) -> None:
         """The client has asked for ApiVersions on its way in, and has been told ``offer``."""
         self.offer = offer
         self.software = software
+        self.client_id = client_id
         self._kinds = offer.kinds
 
     def expire(self) -> None:
@@ -723,6 +769,8 @@ class Exchange:
             frame = data[pos:stop]
             changed = self._changed(awaited, frame)
             return (None if changed is frame else changed), stop, stop
+        if awaited.key == ApiKey.METADATA:
+            self.may_leave |= awaited.version >= REBOOTSTRAP_VERSION_MIN
         sink = self._make_sink(awaited, size + 4)
         out, taken, done = sink.feed(data, pos)
         if not done:

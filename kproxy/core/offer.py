@@ -38,7 +38,9 @@ class Kind(IntEnum):
     """From here on: answered by kproxy, never forwarded."""
     SASL = 6
     """A listener without SASL refuses it, as a broker does."""
-    REFUSED = 7
+    FAREWELL = 7
+    """Metadata of a client that is to leave: answered by kproxy, which sends it to its bootstrap servers (KIP-1102)."""
+    REFUSED = 8
     """Not offered."""
 
 

@@ -218,6 +218,11 @@ class RoutedExchange(Exchange):
         self._withheld.clear()
         return self._forward(withheld) if withheld else b""
 
+    def send_away(self) -> None:
+        """See Exchange; and what is like the last request is looked at again."""
+        super().send_away()
+        self._memos.clear()
+
     def expire(self) -> None:
         """See Exchange; and what is like the last request is looked at again."""
         super().expire()
@@ -312,7 +317,7 @@ class RoutedExchange(Exchange):
                 start = pos + 4 + size
             lane = self.lane
             pos += 4 + size
-            if self.pending is not None or self.login is not None:
+            if self.pending is not None or self._holding:
                 break
         if many:
             if like > PRODUCE_VERSION_MAX:
@@ -322,7 +327,7 @@ class RoutedExchange(Exchange):
                     self._note(like, many)
             else:
                 self.asked = self._count(like, many, self.asked, answer)
-        if self.pending is not None or self.login is not None:
+        if self.pending is not None or self._holding:
             if pos < end:
                 self._withheld.append(data[pos:])
         elif pos < end:

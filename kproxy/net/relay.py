@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -101,8 +101,20 @@ class Shared:
     buffered_bytes: int = 0
     """Queued for slow readers, over all connections; counted when a buffer fills, not per write."""
     draining: bool = False
+    farewell: "Farewell | None" = None
+    """Sends clients elsewhere, as the listener drains."""
     one_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a connection has ended."""
+
+
+class Farewell(Protocol):
+    """See farewell."""
+
+    def asked(self, client: "ClientSide") -> None:
+        """See there."""
+
+    def ended(self, client: "ClientSide") -> None:
+        """See there."""
 
 
 class BrokerSide(asyncio.Protocol):
@@ -277,7 +289,7 @@ class ClientSide(asyncio.Protocol):
         self.exchange = self.make_exchange(host)
         guest = self.guest
         if guest.offer is not None:
-            self.exchange.introduced(guest.offer, guest.software)
+            self.exchange.introduced(guest.offer, guest.software, guest.client_id)
         if guest.proven is not None:
             self.session = Session(self, guest.proven)
         self._begin()
@@ -411,6 +423,8 @@ class ClientSide(asyncio.Protocol):
         self._tally.closed[self._cause or Cause.CLIENT_CLOSED] += 1
         self.settle_account()
         self.shared.connections.discard(self)
+        if self.shared.farewell is not None:
+            self.shared.farewell.ended(self)
         self.shared.one_left.set()
         if self.shared.turns is not None:
             self.shared.turns.ended()
@@ -610,6 +624,13 @@ class ClientSide(asyncio.Protocol):
         self._held()
         self.look_after()
 
+    def part(self) -> None:
+        """Tell the client, which has asked, to go elsewhere; then end."""
+        self._ending = Cause.DRAINED
+        self.exchange.part()
+        self._send_replies()
+        self.drain()
+
     def _held(self) -> None:
         """Go on once the request under way has been sent."""
         if not self.exchange.at_boundary:
@@ -625,6 +646,8 @@ class ClientSide(asyncio.Protocol):
         if self._cause is None:
             self._cause = cause
             self._tell(cause, fields)
+            if self.shared.farewell is not None:
+                self.shared.farewell.ended(self)
         if self.gone or self.transport.is_closing():
             return
         if cause in _IN_GOOD_ORDER and self.guest.tls is None and self._linger is None:
@@ -688,6 +711,8 @@ class ClientSide(asyncio.Protocol):
             self.transport.write(out)
         if self.exchange.login is not None and self.session is not None:
             self.session.attend(self.exchange.login)
+        elif self.exchange.leaves and self._ending is None and self.shared.farewell is not None:
+            self.shared.farewell.asked(self)
         elif self.exchange.sasl_refused:
             self.exchange.sasl_refused = False
             if self.shared.quiet.tell(("sasl", self.host), asyncio.get_running_loop().time()) == 0:

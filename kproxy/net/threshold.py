@@ -41,6 +41,7 @@ class Guest:
     offer: Offer | None = None
     """What it has been told that it may ask for."""
     software: ClientSoftware | None = None
+    client_id: bytes = b""
     node_id: int | None = None
     """The broker that the port it came to, or the name it asked for, leads to."""
     tls: str | None = None
@@ -188,7 +189,7 @@ class Threshold(asyncio.Protocol):
         assert entrance is not None  # noqa: S101  there is a login
         self._entry.tally.logins[proven.mechanism, True] += 1
         guest.proven, guest.identity = proven, proven.identity
-        guest.offer, guest.software = entrance.offer, entrance.software
+        guest.offer, guest.software, guest.client_id = entrance.offer, entrance.software, entrance.client_id
         self._leave()
         if out:
             self.transport.write(out)

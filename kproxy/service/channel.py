@@ -5,7 +5,7 @@ SOCK_SEQPACKET keeps the bounds of messages, and SCM_RIGHTS carries a listening 
     worker      {"socket": 1, "listener": "public", "node_id": 2, "port": 9095}
     supervisor  {"socket": 1}  + file descriptor           or {"socket": 1, "error": "address already in use"}
     worker      {"ready": [["public", "kafka.example.com:9092"]]}
-    supervisor  {"drain": true}
+    supervisor  {"drain": {"away": true}}                  away: nobody serves here afterwards
     worker      {"tally": {...}}
     both        {"leases": [...]}                          see leasing
 """

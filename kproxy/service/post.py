@@ -91,11 +91,11 @@ class Post:
         if self.channel is not None:
             self.channel.send(message, descriptors)
 
-    def drain(self) -> None:
-        """Have the worker end what is in flight, and end; start no other."""
+    def drain(self, *, away: bool) -> None:
+        """Have the worker end what is in flight, and end; start no other. ``away``: nobody serves here afterwards."""
         if not self._ending.is_set():
             self._ending.set()
-            self.send({"drain": True})
+            self.send({"drain": {"away": away}})
 
     def replace(self) -> None:
         """End the worker at once, and start another without a pause: it would serve by an order that is no more."""
@@ -115,7 +115,7 @@ class Post:
         self.channel = Channel(ours, lambda message, descriptors: self._heard(self, message, descriptors))
         self._desk.attach(self.process.pid, self.channel.send)
         if self._ending.is_set():
-            self.channel.send({"drain": True})
+            self.channel.send({"drain": {"away": True}})
         exited = asyncio.get_running_loop().run_in_executor(self._waiter, self.process.wait)
         code = await self._wait_for(exited, lambda: _drain_seconds(order_now()) + KILL_AFTER_SECONDS)
         await self._hear_the_rest()

@@ -229,7 +229,7 @@ class Serving:
         self._tasks.spawn(f"leave {name}", self._end_listener(listener))
 
     async def _end_listener(self, listener: Listener) -> None:
-        await listener.drain(self.config.drain_timeout)
+        await self._drain(listener, away=True)
         await listener.close()
         self._leaving.discard(listener)
         if listener.link not in self.links.values():
@@ -282,13 +282,19 @@ class Serving:
         yield from self.listeners.values()
         yield from self._leaving
 
-    async def drain(self) -> None:
-        """Let everything that is under way finish, within the configured bound, and write the log."""
+    async def drain(self, *, away: bool) -> None:
+        """Let everything that is under way finish, within the configured bound, and write the log.
+
+        ``away``: nobody serves here afterwards.
+        """
         for opening in self._opening.values():
             opening.cancel()
-        await asyncio.gather(*(listener.drain(self.config.drain_timeout) for listener in self._all()))
+        await asyncio.gather(*(self._drain(listener, away=away) for listener in self._all()))
         if self._request_log is not None:
             await self._request_log.close()
+
+    async def _drain(self, listener: Listener, *, away: bool) -> None:
+        await listener.drain(self.config.drain_timeout, rebootstrap=away and self.config.drain_rebootstrap)
 
     async def close(self) -> None:
         """End what is left."""

@@ -46,7 +46,8 @@ class Succession:
         self._latest: Upgrade | None = None
         self._ready = False
         self._ending = False
-        self._succeeded = False
+        self.succeeded = False
+        """Another kproxy serves."""
 
     @property
     def follows(self) -> bool:
@@ -59,7 +60,7 @@ class Succession:
 
     def keeps(self, bind: HostPort | SocketPath) -> bool:
         """Whether an address is systemd's to close."""
-        return self._inherited.keeps(bind) or self._succeeded
+        return self._inherited.keeps(bind) or self.succeeded
 
     def ready(self) -> None:
         """Clients are served."""
@@ -77,14 +78,14 @@ class Succession:
     def stopping(self) -> None:
         """A drain begins; who would follow is ended, unless he serves already."""
         self._ending = True
-        if self._running is not None and not self._succeeded:
+        if self._running is not None and not self.succeeded:
             self._running.cancel()
-        if not self._succeeded:
+        if not self.succeeded:
             _tell_systemd("STOPPING=1")
 
     def asked(self) -> None:
         """Have another process follow."""
-        if self._ending or self._succeeded:
+        if self._ending or self.succeeded:
             _log.warning("no upgrade: this kproxy is about to stop")
         elif not self._ready:
             _log.warning("no upgrade: this kproxy still starts")
@@ -112,7 +113,7 @@ class Succession:
             notify.tell(f"MAINPID={pid}")
         except OSError as error:  # it would kill all of it when this process ends
             raise KproxyError(f"systemd cannot be told of the new process: {error.strerror or error}") from None
-        self._succeeded = True
+        self.succeeded = True
         _log.info("upgraded: another kproxy serves from now on", pid=pid)
 
     async def close(self) -> None:

@@ -326,7 +326,7 @@ class Supervisor:
     def _drain(self) -> None:
         self._close_sockets()
         for post in self._posts:
-            post.drain()
+            post.drain(away=not self._succession.succeeded)
 
     def _asked_for_tally(self) -> None:
         """Have the workers send their counters now; they are logged as at the end."""

@@ -79,6 +79,7 @@ class Worker:
         self._status = Status(serving.links, serving.listeners, lambda: serving.limiting.limits)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
+        self._away = True  # nobody serves here after the drain
 
     async def run(self) -> int:
         """Serve until told to end; return the process's exit code."""
@@ -102,7 +103,7 @@ class Worker:
         if self._turns is not None:
             self._turns.quit()
         telling = self._tasks.spawn("left", tell_left(serving.left, lambda left: self._channel.send({"left": left})))
-        await serving.drain()
+        await serving.drain(away=self._away)
         telling.cancel()
         self._channel.send({"left": (0, 0)})
         serving.limiting.close()
@@ -184,6 +185,7 @@ class Worker:
         elif "look" in message:
             self._serving.look_at_files()
         elif "drain" in message:
+            self._away = message["drain"]["away"]
             self._drain.set()
         elif "status" in message:
             self._tasks.spawn("status", self._status.answer(message, self._channel.send))

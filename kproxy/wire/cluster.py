@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from kproxy.errors import Malformed, Short, Unsupported
 from kproxy.wire import primitives
-from kproxy.wire.primitives import INT32, UUID_BYTES
+from kproxy.wire.primitives import INT16, INT32, UUID_BYTES
 
 METADATA_VERSION_MAX: Final = 13
 FIND_COORDINATOR_VERSION_MAX: Final = 6
@@ -107,6 +107,21 @@ def metadata_request(version: int, topics: Sequence[str | bytes] | None = ()) ->
     if flexible:
         parts.append(b"\x00")
     return b"".join(parts)
+
+
+REBOOTSTRAP_VERSION_MIN: Final = 13
+"""The first Metadata version with a place for REBOOTSTRAP_REQUIRED (KIP-1102)."""
+
+_REBOOTSTRAP_REQUIRED: Final = 129
+
+
+def rebootstrap_response() -> bytes:
+    """Write a Metadata answer, v13, that sends the client back to its bootstrap servers (KIP-1102): no brokers."""
+    nothing = b"\x01"  # an empty compact array
+    cluster_id, controller_id, tags = b"\x00", INT32.pack(-1), b"\x00"
+    return b"".join(
+        (INT32.pack(0), nothing, cluster_id, controller_id, nothing, INT16.pack(_REBOOTSTRAP_REQUIRED), tags)
+    )
 
 
 def parse_metadata_response(version: int, body: bytes) -> ClusterAnswer:

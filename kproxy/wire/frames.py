@@ -79,6 +79,13 @@ def client_id(data: bytes, pos: int) -> str | None:
     return nullable_string(data, pos + REQUEST_HEAD_BYTES - 2)[0]
 
 
+def client_id_bytes(data: bytes, pos: int, bytes_max: int) -> bytes:
+    """Return the client id's beginning as it stands in the request whose api_key is at ``pos``, whatever that is."""
+    *_, size = REQUEST_HEAD.unpack_from(data, pos)
+    start = pos + REQUEST_HEAD_BYTES
+    return data[start : start + min(max(size, 0), bytes_max)]
+
+
 def produce_acks_at(data: bytes, pos: int, end: int | None = None) -> int:
     """Find ``acks`` of the Produce request whose api_key is at ``pos``; its bytes end at ``end`` (None: with ``data``).
 

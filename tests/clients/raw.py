@@ -52,12 +52,14 @@ class RawClient:
     Args:
         address: host:port.
         receive_buffer_bytes: Of the socket, for a slow reader; 0: the system's.
+        client_id: What it calls itself.
     """
 
-    def __init__(self, address: str, receive_buffer_bytes: int = 0) -> None:
+    def __init__(self, address: str, receive_buffer_bytes: int = 0, client_id: str = "raw") -> None:
         host, _, port = address.rpartition(":")
         self._address = (host, int(port))
         self._receive_buffer_bytes = receive_buffer_bytes
+        self._client_id = client_id
         self._tail = b""
         self.correlation_id = 0
         self.reader: asyncio.StreamReader
@@ -88,7 +90,7 @@ class RawClient:
     def frame(self, key: int, version: int, body: bytes) -> bytes:
         """Write one request under the next correlation id."""
         self.correlation_id += 1
-        return frames.request(key, version, self.correlation_id, "raw", body)
+        return frames.request(key, version, self.correlation_id, self._client_id, body)
 
     async def send(self, key: int, version: int, body: bytes) -> int:
         """Send one request and return its correlation id."""

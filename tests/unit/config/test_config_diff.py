@@ -90,6 +90,7 @@ LOGIN = "(for new connections to brokers; clients of another login leave when id
         ('admin: {bind: "127.0.0.1:9990", api_key: admin-secret}\n', "", ["stops admin"]),
         ("\nlimits:", "\nmetrics: {latency: true}\nlimits:", ["changes metrics: latency (for new connections)"]),
         ("\nlimits:", "\ndrain_timeout: 5s\nlimits:", ["changes drain_timeout (from now on)"]),
+        ("\nlimits:", "\ndrain_rebootstrap: false\nlimits:", ["changes drain_rebootstrap (from now on)"]),
     ],
 )  # fmt: skip
 def test_what_a_plan_tells(old: str, new: str, lines: list[str]) -> None:

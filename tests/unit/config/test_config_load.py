@@ -88,7 +88,7 @@ def test_no_way_of_writing_a_configuration_out_shows_a_secret() -> None:
         (GOOD.replace("advertise: kafka.", "advertize: kafka."), "10:5: listeners.public.advertize: unknown key"),
         (
             GOOD + "quotas: []\n",
-            "17:1: quotas: unknown key; known: admin, clusters, drain_grace, drain_timeout, limits, listeners, metrics",
+            "17:1: quotas: unknown key; known: admin, clusters, drain_grace, drain_rebootstrap, drain_timeout, limits,",
         ),
         (GOOD.replace("username", "user"), "did you mean 'username'?"),
         (GOOD.replace("cluster: main", "cluster: mian"), "8:14: listeners.public.cluster: there is no cluster 'mian'"),
@@ -198,7 +198,8 @@ def test_a_key_with_a_newline_stays_on_one_line() -> None:
     assert lines == [
         (
             "17:1: a\\nb\\x1b[31m: unknown key; "
-            "known: admin, clusters, drain_grace, drain_timeout, limits, listeners, metrics, request_log, workers"
+            "known: admin, clusters, drain_grace, drain_rebootstrap, drain_timeout, limits, listeners, metrics, "
+            "request_log, workers"
         )
     ]
 

@@ -208,6 +208,7 @@ def test_an_introduction(version: int) -> None:
     assert answer(first, API_VERSIONS, version, 1)["error_code"] == 0
     assert (each.begun, each.login.over) == (True, False)
     assert each.software == (ClientSoftware("librdkafka", "2.4.0") if version >= 3 else None)
+    assert each.client_id == b"c"
 
 
 @pytest.mark.parametrize("version", [5, 9, 32_767])

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from conversations import OFFER, Cut, Talk, advertise, at_random, conversation, one_byte, whole
 
-from kproxy.core.exchange import OWN_ANSWERS_MAX, Exchange, Front
+from kproxy.core.exchange import CLIENT_ID_BYTES_MAX, OWN_ANSWERS_MAX, Exchange, Front
 from kproxy.core.offer import make_offer
 from kproxy.core.tally import Tally
 from kproxy.errors import Malformed, Unsupported
@@ -84,7 +84,9 @@ def test_what_the_client_says_of_itself() -> None:
     for name in ("one", "two", "-bad-"):
         body = apiversions.request(3, ClientSoftware(name, "1.0"))
         each.from_client(frames.request(ApiKey.API_VERSIONS, 3, 1, None, body))
-    assert each.software == ClientSoftware("two", "1.0")
+    assert (each.software, each.client_id) == (ClientSoftware("two", "1.0"), b"")
+    each.from_client(frames.request(ApiKey.API_VERSIONS, 0, 1, "n" * 300, b""))
+    assert each.client_id == b"n" * CLIENT_ID_BYTES_MAX
 
 
 def test_an_attempt_to_log_in_is_told() -> None:

@@ -41,7 +41,7 @@ async def serving(first: Config, sockets: SocketSource = bound) -> AsyncIterator
     try:
         yield made
     finally:
-        await made.drain()
+        await made.drain(away=True)
         await made.close()
         left = [task.get_name() for task in asyncio.all_tasks()]
         assert [name for name in left if not name.startswith("Task-")] == []  # the broker's have no names

@@ -105,6 +105,15 @@ def test_null_lists_count_as_empty() -> None:
         cluster.parse_metadata_response(0, old + b"\xff\xff\xff\xfe" + bytes(4))
 
 
+def test_what_sends_a_client_away_is_read_by_another_codec() -> None:
+    """It has an error at its top, and neither brokers nor topics (KIP-1102)."""
+    body = cluster.rebootstrap_response()
+    tree = KIO.decode(METADATA, cluster.REBOOTSTRAP_VERSION_MIN, "response", body)
+    assert (tree["brokers"], tree["topics"], tree["cluster_id"], tree["controller_id"]) == ([], [], None, -1)
+    assert (tree["error_code"].value, tree["throttle_time"].total_seconds()) == (129, 0)
+    assert cluster.parse_metadata_response(13, body) == cluster.ClusterAnswer([], None, -1, [], 129)
+
+
 def test_a_topic_without_a_name_needs_v12() -> None:
     """A null name is an answer to an unknown topic id, which v12 brought."""
     tree = KIO.message(Random(1), METADATA, 12, "response")

@@ -37,6 +37,8 @@ def test_request_body(key: int, version: int) -> None:
         assert frames.request_body_at(data, 4, len(data)) == 4 + body_at
         assert frames.request_body_at(data, 4, 4 + body_at) == 4 + body_at
         assert frames.client_id(data, 4) == client_id
+        for most in (0, 2, 40_000):
+            assert frames.client_id_bytes(data, 4, most) == (client_id or "").encode()[:most]
         for end in range(4, 4 + body_at):
             with pytest.raises(Short):
                 frames.request_body_at(data, 4, end)
