@@ -33,6 +33,9 @@ class Adopted(subprocess.Popen[Any]):
         self.returncode = None
         self._child_created = True
 
+    def __del__(self) -> None:
+        """Nobody's: Popen would look for what it has of a process that it started."""
+
     def poll(self) -> int | None:
         """See Popen; None as long as it is another one's child."""
         if self.returncode is None:

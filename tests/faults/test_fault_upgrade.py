@@ -124,22 +124,25 @@ async def test_nobody_is_refused(tmp_path: Path) -> None:
 async def test_what_is_under_way_is_answered(tmp_path: Path) -> None:
     """A client that waits for an answer gets it from the old process, while others are the new one's, or the next's."""
     async with FakeCluster(1) as cluster, running(tmp_path, cluster.bootstrap, "single") as run:
-        answer = asyncio.Event()
-        cluster.on(ApiKey.HEARTBEAT, Hold(answer, HEARTBEAT_OK), HEARTBEAT_OK)
+        answers = [asyncio.Event(), asyncio.Event()]
+        cluster.on(ApiKey.HEARTBEAT, *(Hold(answer, HEARTBEAT_OK) for answer in answers))
         with following(run.proxy):
-            async with RawClient(run.address) as waits:
-                await waits.send(ApiKey.HEARTBEAT, 3, heartbeat())
-                await cluster.brokers[1].until_asked(ApiKey.HEARTBEAT, 1)
-                old = await asyncio.to_thread(hand_over, run.proxy)
-                async with RawClient(run.address) as client:
-                    await client.heartbeat()
-                second = await asyncio.to_thread(hand_over, run.proxy)
-                assert old.process.poll() is None
-                answer.set()
-                assert (await waits.receive())[4:] == HEARTBEAT_OK
-                await waits.assert_closed()
-            for ended in (old, second):
-                assert await asyncio.to_thread(ended.process.wait, 10) == 0
+            async with contextlib.AsyncExitStack() as stack:
+                left = []
+                for many, answer in enumerate(answers, 1):
+                    client = await stack.enter_async_context(RawClient(run.address))
+                    await client.send(ApiKey.HEARTBEAT, 3, heartbeat())
+                    await cluster.brokers[1].until_asked(ApiKey.HEARTBEAT, many)
+                    left.append((answer, client, await asyncio.to_thread(hand_over, run.proxy)))
+                # One after the other: who ends before the one that started it is that one's to hear of.
+                for answer, client, old in left:
+                    assert old.process.poll() is None
+                    answer.set()
+                    assert (await client.receive())[4:] == HEARTBEAT_OK
+                    await client.assert_closed()
+                    assert await asyncio.to_thread(old.process.wait, 10) == 0
+            async with RawClient(run.address) as client:
+                await client.heartbeat()
             await asyncio.to_thread(run.proxy.finish)
 
 

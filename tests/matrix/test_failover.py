@@ -7,6 +7,7 @@ the proxy adds. The rows of benchmarks/RESULTS.md are printed (pytest -rP).
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from clients.library import Library
 from clients.records import new_name
 from clients.traffic import Traffic
 from clients.transactions import Transactions
+from clients.verifiable import Verifiable
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from kproxy.testing.java import CURRENT, OLD
+from kproxy.testing.java import CURRENT, OLD, JavaTools, kafka_jars
 from kproxy.testing.kafka import KafkaCluster
 from kproxy.testing.proxy import ProxyProcess
 
@@ -95,16 +97,22 @@ def test_a_rolling_upgrade(
     run_proxy: RunProxy,
     addressing: str,
 ) -> None:
-    """Upgraded from 3.9 to 4.3, broker by broker, under three libraries' groups and transactions, nothing is lost."""
-    with KafkaCluster(tmp_path / "kafka", version=OLD, properties={"broker.session.timeout.ms": "3000"}) as cluster:
+    """Upgraded from 3.9 to 4.3, broker by broker, under the groups and transactions of all, nothing is lost."""
+    with (
+        KafkaCluster(tmp_path / "kafka", version=OLD, properties={"broker.session.timeout.ms": "3000"}) as cluster,
+        ExitStack() as stack,
+    ):
         proxy = run_proxy(cluster.sasl_bootstrap, login=LOGIN, addressing=addressing)
         traffics = [
-            Traffic(library, proxy.address, make_topic(cluster), PARTITIONS, per_second=100).start()
+            stack.enter_context(Traffic(library, proxy.address, make_topic(cluster), PARTITIONS, per_second=100))
             for library in LIBRARIES
         ]
         transactions = [
-            Transactions(library, proxy.address, make_topic(cluster), PARTITIONS).start() for library in LIBRARIES
+            stack.enter_context(Transactions(library, proxy.address, make_topic(cluster), PARTITIONS))
+            for library in LIBRARIES
         ]
+        tools = JavaTools(kafka_jars(CURRENT))
+        java = stack.enter_context(Verifiable(tools, proxy.address, make_topic(cluster), tmp_path))
         for traffic in traffics:
             traffic.wait_read(200, BACK_SECONDS)
         for broker in cluster.brokers:
@@ -115,11 +123,13 @@ def test_a_rolling_upgrade(
                 traffic.wait_read(300, BACK_SECONDS)
             for one in transactions:
                 one.wait_committed(10, BACK_SECONDS)
+            java.wait_read(300, BACK_SECONDS)
+        java.finish()
+        java.check(cluster.plain_bootstrap)
+        stack.close()
         for traffic in traffics:
-            traffic.finish()
             traffic.check_nothing_lost()
             traffic.check_stored(cluster.plain_bootstrap)
         for library, one in zip(LIBRARIES, transactions, strict=True):
-            one.finish()
             one.check(cluster.plain_bootstrap)
             print(f"{library.name}: {one.committed} committed, sent again after {one.aborted}")  # noqa: T201 - a figure

@@ -1,32 +1,25 @@
 """Java clients whose kproxy stops, with another one in their bootstrap.servers: they are sent there (KIP-1102)."""
 
-import json
 import signal
 import time
-from collections.abc import Iterator
-from itertools import pairwise
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from clients import each_addressing
 from clients.fixtures import LOGIN
 from clients.limitedtraffic import make_topic
-from clients.records import new_name
+from clients.verifiable import Verifiable
 
-from kproxy.testing.java import Tool
 from kproxy.testing.kafka import KafkaCluster
 from kproxy.testing.ports import free_port_block
-from kproxy.testing.processes import GuardedProcess
-from kproxy.testing.proxy import ConfiguredProxy
-from kproxy.testing.waiting import wait_until
+from kproxy.testing.proxy import ConfiguredProxy, ProxyError
 
 CONFIG = """
 clusters: {{main: {{bootstrap: [{bootstrap}], sasl: {{username: {user}, password: {password}}}}}}}
 listeners: {{public: {{bind: "127.0.0.1:{port}", addressing: {addressing}}}}}
 """
 
-PER_SECOND, COUNT = 300, 6000
 SILENCE_SECONDS_MAX = 3.0
 
 
@@ -44,24 +37,6 @@ def proxy_in(folder: Path, cluster: KafkaCluster, addressing: str) -> Configured
     return ConfiguredProxy(folder, path, f"127.0.0.1:{port}", "--log-format", "json")
 
 
-def events(path: Path, name: str) -> Iterator[dict[str, Any]]:
-    """Return the events of a name that a Verifiable program has told, but for one that is half written."""
-    for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
-        if f'"name":"{name}"' in line:
-            yield json.loads(line)
-
-
-def consumed(path: Path) -> int:
-    """Return how many records a VerifiableConsumer has read."""
-    return sum(event["count"] for event in events(path, "records_consumed"))
-
-
-def silence_seconds(path: Path, name: str, since: float) -> float:
-    """Return the longest time between two such events, of those that ended after ``since``."""
-    times = [event["timestamp"] / 1000 for event in events(path, name)]
-    return max(float(after - before) for before, after in pairwise(times) if after > since)
-
-
 @each_addressing
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 @pytest.mark.timeout(300)
@@ -69,41 +44,23 @@ def test_they_go_on_at_once(kafka_cluster: KafkaCluster, tmp_path: Path, address
     """A producer and a consumer go on through the other proxy within seconds, and nothing is lost or written twice."""
     first, second = (proxy_in(tmp_path / name, kafka_cluster, addressing) for name in ("first", "second"))
     first.start()
-    topic, group = make_topic(kafka_cluster), new_name("group")
-    settings = tmp_path / "producer.properties"
-    settings.write_text("retries=2147483647\n", encoding="ascii")  # it would try once, unlike applications
-    target = ("--bootstrap-server", f"{first.address},{second.address}", "--topic", topic)
-    limits = ("--throughput", str(PER_SECOND), "--max-messages", str(COUNT), "--command-config", str(settings))
-    wanted = ("--group-id", group, "--group-protocol", protocol)
-    wrote, read = tmp_path / "wrote", tmp_path / "read"
-    programs: list[GuardedProcess] = []
+    topic, both = make_topic(kafka_cluster), f"{first.address},{second.address}"
     try:
-        with read.open("wb") as output:
-            programs.append(kafka_cluster.tools.popen(Tool.VERIFIABLE_CONSUMER, *target, *wanted, stdout=output))
-        wait_until(lambda: any(events(read, "partitions_assigned")), 60, "partitions")
-        with wrote.open("wb") as output:
-            programs.append(kafka_cluster.tools.popen(Tool.VERIFIABLE_PRODUCER, *target, *limits, stdout=output))
-        wait_until(lambda: consumed(read) > PER_SECOND, 60, "records")
-        second.start()
-        since = time.time()
-        first.signal(signal.SIGTERM)
-        first.finish()
-        wait_until(lambda: consumed(read) >= COUNT, 90, lambda: f"{COUNT - consumed(read)} records more")
-        wait_until(lambda: any(events(wrote, "shutdown_complete")), 30, "the producer's end")
-    finally:
-        for program in programs:
-            program.kill()
+        with Verifiable(kafka_cluster.tools, both, topic, tmp_path, protocol=protocol) as java:
+            java.wait_read(300)
+            second.start()
+            since = time.time()
+            first.signal(signal.SIGTERM)
+            first.finish()
+            java.wait_read(1000)
+            java.finish()
+        second.finish()
+    except BaseException:
         for proxy in (first, second):
-            proxy.kill()
-    writing, reading = (
-        silence_seconds(path, name, since)
-        for path, name in ((wrote, "producer_send_success"), (read, "records_consumed"))
-    )
+            with suppress(ProxyError):  # it does not run
+                proxy.kill()
+        raise
+    writing, reading = java.silences(since)
     print(f"| Java, {protocol} | {addressing} | {writing:.1f} | {reading:.1f} |")  # noqa: T201 - of benchmarks/RESULTS.md
-    assert len(list(events(wrote, "producer_send_success"))) == COUNT
-    assert list(events(wrote, "producer_send_error")) == []
-    stored = kafka_cluster.tools.check(
-        Tool.GET_OFFSETS, "--bootstrap-server", kafka_cluster.plain_bootstrap, "--topic", topic
-    )
-    assert sum(int(line.rsplit(":", 1)[1]) for line in stored.split()) == COUNT
+    java.check(kafka_cluster.plain_bootstrap)
     assert max(writing, reading) <= SILENCE_SECONDS_MAX
