@@ -4,7 +4,7 @@ Without a subcommand the six shapes, for Fetch and Produce, through HAProxy and 
 
     python benchmarks/run.py --repetitions 5 --markdown > tables.md
     python benchmarks/run.py --only direct,haproxy --shapes "1x16 200" --kinds fetch
-    python benchmarks/run.py limits | watched | guarded | tls | idle | latency | clients
+    python benchmarks/run.py limits | watched | guarded | tls | idle | latency | reload | clients
 
 Exit code 1 when a run failed, or with ``--check`` when a promised limit is not kept.
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import clients, idle, latency, pin, shapes
+from bench import clients, idle, latency, pin, reload, shapes
 from bench.build import BenchmarkError
 from bench.programs import GUARDED_NAMES, LIMITED_NAMES, NAMES, TLS_NAMES, WATCHED_NAMES, targets
 from bench.report import machine
@@ -27,7 +27,7 @@ from kproxy.errors import KproxyError
 KNOWN = tuple(dict.fromkeys((*NAMES, *LIMITED_NAMES, *WATCHED_NAMES, *GUARDED_NAMES, *TLS_NAMES)))
 
 
-CHOICES = ["shapes", "limits", "watched", "guarded", "tls", "idle", "latency", "clients"]
+CHOICES = ["shapes", "limits", "watched", "guarded", "tls", "idle", "latency", "reload", "clients"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,8 +40,9 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--repetitions", type=int, default=3)
     whole.add_argument("--scale", type=float, default=1, help="multiplies the number of requests of each run")
     whole.add_argument("--connections", type=int, default=2_000, help="idle: how many")
-    whole.add_argument("--rate", type=float, default=500, help="latency: requests per second")
-    whole.add_argument("--seconds", type=float, default=5, help="latency: length of a run")
+    whole.add_argument("--rate", type=float, help="latency, reload: requests per second, default 500, 10,000")
+    whole.add_argument("--seconds", type=float, help="latency, reload: length of a run, default 5, 20")
+    whole.add_argument("--reloads", type=int, default=100, help="reload: how many in a row")
     whole.add_argument("--records", type=int, default=500_000, help="clients: records of 1 KiB")
     whole.add_argument("--pin", action="store_true", help="proxies on the last CPU, all else on the others")
     whole.add_argument("--kproxy", help="the command that starts kproxy, default: the one beside this Python")
@@ -67,10 +68,15 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[str, list[dict[str, 
     if options.what == "clients":
         done = clients.run_clients(folder, names, options.records, options.repetitions, kproxy)
         return clients.markdown(done, options.records), [one.plain() for one in done], []
+    if options.what == "reload":
+        plan = reload.Plan(options.rate or 10_000, options.seconds or 20, options.reloads, options.repetitions)
+        under = reload.run_reload(folder, plan, kproxy)
+        return reload.markdown(under, plan.rate), [one.plain() for one in under], []
     with targets(folder, names, kproxy) as started:
         if options.what == "latency":
-            samples = latency.run_latency(started, options.rate, options.seconds, options.repetitions)
-            return latency.markdown(samples, options.rate), [one.plain() for one in samples], []
+            rate = options.rate or 500
+            samples = latency.run_latency(started, rate, options.seconds or 5, options.repetitions)
+            return latency.markdown(samples, rate), [one.plain() for one in samples], []
         wanted = choose_shapes(options.shapes)
         rows = shapes.run_shapes(started, wanted, options.kinds.split(","), options.repetitions, options.scale)
     return shapes.markdown(rows), [row.plain() for row in rows], list(shapes.misses(rows))

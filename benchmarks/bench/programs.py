@@ -103,7 +103,8 @@ class Target:
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:] if self._log else ""
 
 
-def _spawn(log: Path, command: Sequence[str], role: Literal["proxy", "peer"] = "proxy") -> GuardedProcess:
+def spawn(log: Path, command: Sequence[str], role: Literal["proxy", "peer"] = "proxy") -> GuardedProcess:
+    """Start a program that writes into a log; ``role``: see pin."""
     with log.open("ab") as output, pinned(role):
         return GuardedProcess(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
@@ -114,7 +115,7 @@ class NullBroker(Target):
     def __init__(self, folder: Path, answer_bytes: int = 100) -> None:
         port, log = free_port_block(1), folder / "nullbroker.log"
         arguments = ["--port", str(port), "--node-id", str(NODE_ID), "--answer-bytes", str(answer_bytes)]
-        super().__init__("direct", port, _spawn(log, [str(build("nullbroker")), *arguments], "peer"), log)
+        super().__init__("direct", port, spawn(log, [str(build("nullbroker")), *arguments], "peer"), log)
 
     @property
     def pid(self) -> int | None:
@@ -130,7 +131,7 @@ class HAProxyTarget(Target):
         name = f"haproxy{TLS if tls else ''}"
         options = f" ssl crt {certificate(folder)[0]}" if tls else ""
         command, log = _haproxy(folder, name, port, upstream, bind_options=options)
-        super().__init__(name, port, _spawn(log, command), log)
+        super().__init__(name, port, spawn(log, command), log)
 
 
 def _haproxy(
@@ -159,7 +160,7 @@ class TlsClient(Target):
         port, name = free_port_block(1), f"{target.name}-client"
         options = " ssl verify none"
         command, log = _haproxy(folder, name, port, f"127.0.0.1:{target.port}", server_options=options)
-        super().__init__(target.name, port, _spawn(log, command, "peer"), log)
+        super().__init__(target.name, port, spawn(log, command, "peer"), log)
         self._target = target
 
     @property
@@ -194,7 +195,7 @@ class KproxyTarget(Target):
         log, password, more = folder / f"{name}.log", folder / "password", folder / f"{name}.yaml"
         password.write_text("gateway-secret\n", encoding="ascii")
         more.write_text(json.dumps(VARIANTS.get(variant)), encoding="ascii")
-        child = _spawn(
+        child = spawn(
             log,
             [
                 *(command or kproxy_command()),
