@@ -3,6 +3,7 @@
 The rows of benchmarks/RESULTS.md are printed (pytest -rP).
 """
 
+import json
 import statistics
 import sys
 import time
@@ -127,6 +128,15 @@ def test_a_java_group_does_not_rebalance(
     def told(path: Path, name: str) -> int:
         return path.read_text(encoding="utf-8").count(f'"name":"{name}"')
 
+    def owned(path: Path) -> set[int]:
+        partitions: set[int] = set()
+        for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
+            if '"name":"partitions_' in line:
+                event = json.loads(line)
+                named = {each["partition"] for each in event["partitions"]}
+                partitions = partitions | named if event["name"] == "partitions_assigned" else partitions - named
+        return partitions
+
     with feeding(Confluent(), kafka_cluster, topic):
         for path in outputs:
             with path.open("wb") as output:
@@ -134,7 +144,9 @@ def test_a_java_group_does_not_rebalance(
                 more = wanted if protocol == "classic" else wanted[:2]
                 members.append(kafka_cluster.tools.popen(Tool.VERIFIABLE_CONSUMER, *target, *more, stdout=output))
             wait_until(partial(told, path, "partitions_assigned"), 90, "partitions")
-        time.sleep(10)  # the last one's coming moves partitions of the others
+        # The last one's coming moves partitions of the others, in a KIP-848 group by several heartbeats, 5 s apart.
+        wait_until(lambda: all(map(owned, outputs)), 60, lambda: f"each to have partitions: {[*map(owned, outputs)]}")
+        time.sleep(10)
         moves = sum(told(path, f"partitions_{what}") for path in outputs for what in ("assigned", "revoked"))
         read = sum(told(path, "records_consumed") for path in outputs)
         time.sleep(GROUP_SECONDS)
