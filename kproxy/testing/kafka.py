@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from confluent_kafka import ElectionType, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from kproxy.testing.java import CURRENT, OLD, JavaTools, kafka_jars, missing_reason
 from kproxy.testing.kafkanode import Broker, ClusterError, Shared, ask_brokers
@@ -147,6 +147,29 @@ class KafkaCluster:
             return f"all nodes to name {expected}: {[(broker.node_id, broker.nodes_seen()) for broker in brokers]}"
 
         wait_until(agreed, timeout_seconds, seen)
+
+    def make_topic(self, name: str, partitions: int, timeout_seconds: float = 30, **config: str) -> None:
+        """Make a topic, with a replica on three brokers, and wait until every broker that runs knows all its leaders.
+
+        A client that asks one which does not know it yet may take it for empty, for minutes (kafka-python 3.0 does,
+        where it leads a group). ``config``: the topic's, with _ for the dots.
+
+        Raises:
+            TimeoutError: it took too long.
+        """
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        admins = [
+            AdminClient({"bootstrap.servers": broker.plain_address, "log_level": 0})
+            for broker in self.brokers
+            if broker.answers
+        ]
+        admins[0].create_topics([NewTopic(name, partitions, 3, config=settings)])[name].result(timeout_seconds)
+
+        def led(admin: AdminClient) -> bool:
+            found = admin.list_topics(name, timeout=10).topics[name].partitions
+            return len(found) == partitions and all(one.leader >= 0 for one in found.values())
+
+        wait_until(lambda: all(map(led, admins)), timeout_seconds, f"all brokers to know {name}")
 
     def heal(self, timeout_seconds: float = 60) -> None:
         """Undo what a test did: nodes go on or start, all know all, and leaders are where they were.

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from clients.confluent import Confluent
 from clients.fixtures import LOGIN, PARTITIONS
@@ -33,8 +32,7 @@ HARD = [
 def make_topic(cluster: KafkaCluster) -> str:
     """Make a topic, past the proxy."""
     name = new_name()
-    admin = AdminClient({"bootstrap.servers": cluster.plain_bootstrap, "log_level": 0})
-    admin.create_topics([NewTopic(name, PARTITIONS, 3)])[name].result(20)
+    cluster.make_topic(name, PARTITIONS)
     return name
 
 

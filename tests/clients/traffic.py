@@ -25,6 +25,9 @@ from kproxy.testing.waiting import wait_until
 
 TICK_SECONDS = 0.01
 
+HIGH_WATERMARK_SECONDS = 10
+"""How long a broker that has just become a leader may take to see that its followers have what it has."""
+
 
 class Stream:
     """A producer that sends at a steady rate from ``start`` on, until it is told to stop.
@@ -176,7 +179,12 @@ class Traffic:
         """
         counts = Counter(record.partition for record in self.sent)
         expected = {at: counts[at] + 1 for at in range(self._partitions)}  # END, too
-        assert end_offsets(address, self._topic, self._partitions) == expected, "the log itself holds more or less"
+        told = end_offsets(address, self._topic, self._partitions)
+        deadline = time.monotonic() + HIGH_WATERMARK_SECONDS
+        while any(told[at] < expected[at] for at in expected) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            told = end_offsets(address, self._topic, self._partitions)
+        assert told == expected, "the log itself holds more or less"
         assert_exact(self.sent, consume(self._library, address, self._topic, self._partitions))
 
     def silence_seconds(self, since: float) -> tuple[float, float]:

@@ -21,7 +21,6 @@ from clients.records import new_name
 from clients.traffic import Traffic
 from clients.transactions import Transactions
 from clients.verifiable import Verifiable
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from kproxy.testing.java import CURRENT, OLD, JavaTools, kafka_jars
 from kproxy.testing.kafka import KafkaCluster
@@ -41,9 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def make_topic(cluster: KafkaCluster) -> str:
     """Make a topic on all brokers that takes writes while two of them run."""
     name = new_name()
-    admin = AdminClient({"bootstrap.servers": cluster.plain_bootstrap, "log_level": 0})
-    config = {"min.insync.replicas": "2"}
-    admin.create_topics([NewTopic(name, PARTITIONS, 3, config=config)])[name].result(20)
+    cluster.make_topic(name, PARTITIONS, min_insync_replicas="2")
     return name
 
 
