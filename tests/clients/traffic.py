@@ -182,6 +182,7 @@ class Traffic:
         told = end_offsets(address, self._topic, self._partitions)
         deadline = time.monotonic() + HIGH_WATERMARK_SECONDS
         while any(told[at] < expected[at] for at in expected) and time.monotonic() < deadline:
+            print(f"the log's high watermark lags: {told} of {expected}")  # noqa: T201 - to know how often
             time.sleep(0.1)
             told = end_offsets(address, self._topic, self._partitions)
         assert told == expected, "the log itself holds more or less"
