@@ -126,7 +126,7 @@ def test_the_log_cluster_is_down(run_proxy: RunProxy, tmp_path: Path, embedded_c
     counts = tally(proxy)["request_log"]
     assert counts["waiting"] <= 10
     assert counts["waiting"] + counts["dropped"] >= 100
-    assert events(proxy, "request log drops entries")
+    wait_until(lambda: events(proxy, "request log drops entries"), 10, "drops to be told of")
     proxy.finish()
     told = events(proxy, "tally")[-1]["request_log"]
     assert told["waiting"] == 0
