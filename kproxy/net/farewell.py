@@ -50,7 +50,7 @@ class Farewell:
         self._part(client)
 
     def ended(self, client: ClientSide) -> None:
-        """A connection ends, which its client is about to see, or has ended; call it as often as you like."""
+        """A connection is no more: where its client has closed it, too, all that it was owed has been read."""
         company = self._companies.pop(client, None)
         if company is None:
             return

@@ -646,8 +646,6 @@ class ClientSide(asyncio.Protocol):
         if self._cause is None:
             self._cause = cause
             self._tell(cause, fields)
-            if self.shared.farewell is not None:
-                self.shared.farewell.ended(self)
         if self.gone or self.transport.is_closing():
             return
         if cause in _IN_GOOD_ORDER and self.guest.tls is None and self._linger is None:
