@@ -80,7 +80,7 @@ class ReloadTarget(Target):
         url = f"http://127.0.0.1:{self._admin}/config"
         request = urllib.request.Request(url, self._text(number).encode(), method="PUT")
         try:
-            with urllib.request.urlopen(request, timeout=APPLY_SECONDS_MAX):  # noqa: S310  likewise
+            with urllib.request.urlopen(request, timeout=APPLY_SECONDS_MAX):  # noqa: S310  an address of this program's own
                 pass
         except OSError as error:
             raise BenchmarkError(f"change {number} was refused: {error}\n{self._log_tail()}") from None
