@@ -151,8 +151,7 @@ class KafkaCluster:
     def make_topic(self, name: str, partitions: int, timeout_seconds: float = 30, **config: str) -> None:
         """Make a topic, with a replica on three brokers, and wait until every broker that runs knows all its leaders.
 
-        A client that asks one which does not know it yet may take it for empty, for minutes (kafka-python 3.0 does,
-        where it leads a group). ``config``: the topic's, with _ for the dots.
+        Kafka says that it is made when one broker knows it. ``config``: the topic's, with _ for the dots.
 
         Raises:
             TimeoutError: it took too long.

@@ -103,6 +103,18 @@ class AioProducer(Producer):
         finally:
             self._end()
 
+    def abandon(self) -> None:
+        """See Producer."""
+        try:
+            self._call(self._break_off())
+        finally:
+            self._end()
+
+    async def _break_off(self) -> None:
+        self._sender.cancel()
+        self._producer._sender.sender_task.cancel()
+        await self._producer.stop()
+
     async def _stop(self) -> None:
         try:
             await self._after_the_queue(self._producer.flush)

@@ -80,6 +80,11 @@ class ConfluentProducer(Producer):
         self.flush()
         self._producer.close()
 
+    def abandon(self) -> None:
+        """See Producer."""
+        self._producer.purge()
+        self._producer.close()
+
 
 class ConfluentMember(Member):
     """See Member."""

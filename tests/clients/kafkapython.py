@@ -63,6 +63,12 @@ class KafkaPythonProducer(Producer):
         finally:
             self._producer.close()
 
+    def abandon(self) -> None:
+        """See Producer."""
+        self._producer._sender.force_close()
+        self._producer._sender.join(10)
+        self._producer.close()
+
 
 class KafkaPythonMember(Member):
     """See Member."""
@@ -84,6 +90,9 @@ class KafkaPythonMember(Member):
                 consumer.assign([TopicPartition(self.topic, at) for at in self.partitions])
             else:
                 consumer.subscribe([self.topic])
+                # Who leads a group and learns of its topic only then joins again; a poll that is over meanwhile makes
+                # kafka-python 3.0.12 forget that it does, for good. So it is to know the topic first.
+                consumer.partitions_for_topic(self.topic)
             while not self._stopping.is_set():
                 for records in consumer.poll(100).values():
                     for record in records:

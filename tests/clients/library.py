@@ -49,6 +49,10 @@ class Producer(ABC):
     def close(self) -> None:
         """Flush, and end."""
 
+    @abstractmethod
+    def abandon(self) -> None:
+        """End, whatever becomes of what was not acknowledged: a test has failed, and the others go on."""
+
     def __enter__(self) -> Self:
         """Return itself: it is connected."""
         return self
@@ -57,7 +61,10 @@ class Producer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close."""
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
 
 
 class Member(ABC):

@@ -135,6 +135,8 @@ def feeding(library: Library, cluster: KafkaCluster, topic: str) -> Iterator[Non
 
     feeder = threading.Thread(target=feed, name="feeder", daemon=True)
     feeder.start()
-    yield
-    stopping.set()
-    feeder.join(60)
+    try:
+        yield
+    finally:
+        stopping.set()
+        feeder.join(60)

@@ -14,6 +14,7 @@ import itertools
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +31,7 @@ HIGH_WATERMARK_SECONDS = 10
 
 
 class Stream:
-    """A producer that sends at a steady rate from ``start`` on, until it is told to stop.
+    """A producer that sends at a steady rate from ``with`` on, until it is told to stop, or the test has failed.
 
     Args:
         library: The client library.
@@ -56,6 +57,7 @@ class Stream:
         self._per_tick = max(1, round(per_second * TICK_SECONDS))
         self._producer = library.producer(address)
         self._stopping = threading.Event()
+        self._stopped = False
         self._thread = threading.Thread(target=self._send, name=f"stream-{topic}", daemon=True)
 
     def _send(self) -> None:
@@ -71,10 +73,18 @@ class Stream:
         else:
             self.failed.append((record, error))
 
-    def start(self) -> Self:
+    def __enter__(self) -> Self:
         """Begin to send."""
         self._thread.start()
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End what was not stopped: what was not acknowledged by now may never be."""
+        if not self._stopped:
+            self.halt()
+            self._producer.abandon()
 
     def wait_acked(self, more: int, timeout_seconds: float = 30) -> None:
         """Wait for so many more acknowledgements than there are now."""
@@ -92,6 +102,7 @@ class Stream:
         for record in ends(self._partitions):
             self._producer.send(self._topic, record, lambda *_: None)
         self._producer.close()
+        self._stopped = True
         wait_until(lambda: len(self.acked) + len(self.failed) == len(self.sent), 30, "all acknowledgements")
 
 
@@ -129,33 +140,22 @@ class Traffic:
 
         self.member.wait(both, f"{more} more records ({len(self.stream.failed)} failed)", timeout_seconds)
 
-    def start(self) -> Self:
-        """Begin to send and to read."""
-        self.member.start()
-        self.stream.start()
-        return self
-
-    def finish(self) -> None:
-        """Send no more, and wait until all that was sent has been acknowledged and read."""
-        try:
-            self.stream.stop()
-            self.member.wait_ended()
-        finally:
-            self.member.stop()
-
     def __enter__(self) -> Self:
-        """Start."""
-        return self.start()
+        """Begin to send and to read."""
+        with ExitStack() as stack:
+            stack.enter_context(self.member)
+            stack.enter_context(self.stream)
+            self._running = stack.pop_all()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish; where the test has failed anyway, only stop."""
-        if kind is None:
-            self.finish()
-        else:
-            self.stream.halt()
-            self.member.stop()
+        """Send no more, and wait until all has been acknowledged and read; where the test has failed only end."""
+        with self._running:
+            if kind is None:
+                self.stream.stop()
+                self.member.wait_ended()
 
     def check(self) -> None:
         """Fail unless all that was sent was acknowledged, and read exactly once and in order."""

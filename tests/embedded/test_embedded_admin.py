@@ -269,8 +269,7 @@ def test_an_admin_client_that_reads_nothing(
     admin, topic = Admin(), new_name()
     proxy = run_proxy(embedded_cluster.bootstrap, "--admin", admin.address, forbidden=needles)
     host, _, port = admin.address.partition(":")
-    stream = Stream(Confluent(), proxy.address, topic, PARTITIONS).start()
-    with socket.socket() as slow:
+    with Stream(Confluent(), proxy.address, topic, PARTITIONS) as stream, socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((host, int(port)))
         slow.setblocking(False)
@@ -378,26 +377,26 @@ def test_top(run_proxy: RunProxy, embedded_cluster: EmbeddedCluster, needles: tu
     """``kproxy top`` shows clients at work, and q ends it; without a terminal, --once prints the same."""
     admin, topic = Admin(), new_name()
     proxy = run_proxy(embedded_cluster.bootstrap, "--admin", admin.address, forbidden=needles)
-    stream = Stream(Confluent(), proxy.address, topic, PARTITIONS).start()
-    stream.wait_acked(100)
-    command = [sys.executable, "-m", "kproxy", "top", "--admin", admin.address]
-    wide = os.environ | {"COLUMNS": "200", "LINES": "50", "TERM": "xterm"}
-    done = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=30, check=False, env=wide)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "3 of 3 up" in done.stdout
-    assert "confluent-kafka-python" in done.stdout
-    assert re.search(r"public +\d+ +[1-9]", done.stdout)
-    ours, theirs = pty.openpty()
-    live = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=wide)
-    os.close(theirs)
-    try:
-        read_until(ours, lambda seen: b"3 of 3 up" in seen)
-        os.write(ours, b"xq")
-        read_until(ours, lambda _: live.poll() is not None)
-        assert live.returncode == 0
-    finally:
-        live.kill()
-        live.wait(10)
-        os.close(ours)
-    stream.stop()
+    with Stream(Confluent(), proxy.address, topic, PARTITIONS) as stream:
+        stream.wait_acked(100)
+        command = [sys.executable, "-m", "kproxy", "top", "--admin", admin.address]
+        wide = os.environ | {"COLUMNS": "200", "LINES": "50", "TERM": "xterm"}
+        done = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=30, check=False, env=wide)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "3 of 3 up" in done.stdout
+        assert "confluent-kafka-python" in done.stdout
+        assert re.search(r"public +\d+ +[1-9]", done.stdout)
+        ours, theirs = pty.openpty()
+        live = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=wide)
+        os.close(theirs)
+        try:
+            read_until(ours, lambda seen: b"3 of 3 up" in seen)
+            os.write(ours, b"xq")
+            read_until(ours, lambda _: live.poll() is not None)
+            assert live.returncode == 0
+        finally:
+            live.kill()
+            live.wait(10)
+            os.close(ours)
+        stream.stop()
     assert stream.failed == []

@@ -1,6 +1,7 @@
 """One of two kproxies behind a load balancer drains while producers of three libraries send all the time."""
 
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 from clients.aio import Aio
@@ -45,19 +46,20 @@ def test_a_drain_behind_a_load_balancer(
             proxies.append(proxy)
         leaving, staying = proxies
         topics = [new_name() for _ in LIBRARIES]
-        streams = [
-            Stream(library, balancer.address, topic, PARTITIONS, 200).start()
-            for library, topic in zip(LIBRARIES, topics, strict=True)
-        ]
-        for stream in streams:
-            stream.wait_acked(100)
-        leaving.signal(signal.SIGTERM)
-        wait_until(lambda: "not ready" in leaving.log.read_text("utf-8"), 10, "it to be no longer ready")
-        balancer.target_port = second
-        leaving.finish()
-        for stream in streams:
-            stream.wait_acked(100)
-            stream.stop()
+        with ExitStack() as stack:
+            streams = [
+                stack.enter_context(Stream(library, balancer.address, topic, PARTITIONS, 200))
+                for library, topic in zip(LIBRARIES, topics, strict=True)
+            ]
+            for stream in streams:
+                stream.wait_acked(100)
+            leaving.signal(signal.SIGTERM)
+            wait_until(lambda: "not ready" in leaving.log.read_text("utf-8"), 10, "it to be no longer ready")
+            balancer.target_port = second
+            leaving.finish()
+            for stream in streams:
+                stream.wait_acked(100)
+                stream.stop()
         for stream, library, topic in zip(streams, LIBRARIES, topics, strict=True):
             assert stream.failed == [], library.name
             stored = consume(Confluent(), balancer.address, topic, PARTITIONS)

@@ -38,13 +38,13 @@ def test_a_killed_worker_is_replaced(
     What was under way may be there twice: the mock, unlike Kafka, does not look at an idempotent producer's sequences.
     """
     proxy, topic = run_proxy(embedded_cluster.bootstrap, addressing=addressing, forbidden=needles), new_name()
-    stream = Stream(Confluent(), proxy.address, topic, PARTITIONS).start()
-    stream.wait_acked(500)
-    worker = worker_of(proxy.pid)
-    os.kill(worker, signal.SIGKILL)
-    assert worker_of(proxy.pid, but=worker)
-    stream.wait_acked(500)
-    stream.stop()
+    with Stream(Confluent(), proxy.address, topic, PARTITIONS) as stream:
+        stream.wait_acked(500)
+        worker = worker_of(proxy.pid)
+        os.kill(worker, signal.SIGKILL)
+        assert worker_of(proxy.pid, but=worker)
+        stream.wait_acked(500)
+        stream.stop()
     assert stream.failed == []
     assert_exact(stream.sent, dict.fromkeys(consume(Confluent(), proxy.address, topic, PARTITIONS)))
     assert "worker died" in proxy.log.read_text(encoding="utf-8")
@@ -56,15 +56,15 @@ def test_a_stop_under_traffic(
 ) -> None:
     """SIGTERM under traffic ends the program within seconds with exit code 0; what was acknowledged is in Kafka."""
     proxy, topic = run_proxy(embedded_cluster.bootstrap, addressing=addressing, forbidden=needles), new_name()
-    stream = Stream(Confluent(), proxy.address, topic, PARTITIONS).start()
-    stream.wait_acked(500)
-    began = time.monotonic()
-    proxy.finish()
-    assert time.monotonic() - began < 5
-    stream.halt()
+    with Stream(Confluent(), proxy.address, topic, PARTITIONS) as stream:
+        stream.wait_acked(500)
+        began = time.monotonic()
+        proxy.finish()
+        assert time.monotonic() - began < 5
+        stream.halt()
+        assert stream.failed == []
     produce(Confluent(), embedded_cluster.bootstrap, topic, [], partitions=PARTITIONS)
     stored = consume(Confluent(), embedded_cluster.bootstrap, topic, PARTITIONS)
-    assert stream.failed == []
     assert len(stored) == len(set(stored))
     assert set(stream.acked) <= set(stored) <= set(stream.sent)
 
@@ -75,14 +75,14 @@ def test_a_client_that_vanishes_mid_frame(
 ) -> None:
     """Clients that go in the middle of a request, orderly or by reset, disturb nobody."""
     proxy, topic = run_proxy(embedded_cluster.bootstrap, addressing=addressing, forbidden=needles), new_name()
-    stream = Stream(Confluent(), proxy.address, topic, PARTITIONS).start()
-    for reset in (False, True) * 10:
-        with socket.create_connection(("127.0.0.1", proxy.port), 5) as connection:
-            connection.sendall(HALF_A_REQUEST)
-            if reset:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.wait_acked(500)
-    stream.stop()
+    with Stream(Confluent(), proxy.address, topic, PARTITIONS) as stream:
+        for reset in (False, True) * 10:
+            with socket.create_connection(("127.0.0.1", proxy.port), 5) as connection:
+                connection.sendall(HALF_A_REQUEST)
+                if reset:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.wait_acked(500)
+        stream.stop()
     assert_exact(stream.sent, consume(Confluent(), proxy.address, topic, PARTITIONS))
 
 

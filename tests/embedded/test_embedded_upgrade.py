@@ -1,6 +1,7 @@
 """kproxy is replaced by another kproxy, twice, while producers of three libraries send all the time."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from clients.aio import Aio
@@ -36,18 +37,19 @@ def test_two_upgrades_under_traffic(
         embedded_cluster.bootstrap, "--workers", workers, addressing=addressing, forbidden=needles, node_id_max=3
     )
     topics = [new_name() for _ in LIBRARIES]
-    streams = [
-        Stream(library, proxy.address, topic, PARTITIONS, 200).start()
-        for library, topic in zip(LIBRARIES, topics, strict=True)
-    ]
     with following(proxy):
-        for _ in range(2):
+        with ExitStack() as stack:
+            streams = [
+                stack.enter_context(Stream(library, proxy.address, topic, PARTITIONS, 200))
+                for library, topic in zip(LIBRARIES, topics, strict=True)
+            ]
+            for _ in range(2):
+                for stream in streams:
+                    stream.wait_acked(100)
+                upgrade(proxy)
             for stream in streams:
                 stream.wait_acked(100)
-            upgrade(proxy)
-        for stream in streams:
-            stream.wait_acked(100)
-            stream.stop()
+                stream.stop()
         for stream, library, topic in zip(streams, LIBRARIES, topics, strict=True):
             assert stream.failed == [], library.name
             stored = consume(Confluent(), proxy.address, topic, PARTITIONS)

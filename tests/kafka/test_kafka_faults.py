@@ -1,6 +1,7 @@
 """A real Kafka whose brokers end sessions, die, come and move, with traffic through the proxy all the while."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from clients import ADDRESSINGS, each_addressing
@@ -115,15 +116,15 @@ def test_sessions_that_end(small_kafka: KafkaCluster, run_proxy: RunProxy, addre
     """Sessions of 3 s, renewed under the traffic of three libraries at once, are noticed by none of them."""
     proxy = run_proxy(small_kafka.sasl_bootstrap, login=LOGIN, addressing=addressing)
     topics = [topic_on(proxy.address, broker=1) for _ in LIBRARIES]
-    traffics = [
-        Traffic(library, proxy.address, topic, PARTITIONS, per_second=200).start()
-        for library, topic in zip(LIBRARIES, topics, strict=True)
-    ]
+    with ExitStack() as stack:
+        traffics = [
+            stack.enter_context(Traffic(library, proxy.address, topic, PARTITIONS, per_second=200))
+            for library, topic in zip(LIBRARIES, topics, strict=True)
+        ]
+        for traffic in traffics:
+            traffic.wait_read(max(1, 1600 - len(traffic.read)))
+        opened = proxy.tap.connections.total()
     for traffic in traffics:
-        traffic.wait_read(max(1, 1600 - len(traffic.read)))
-    opened = proxy.tap.connections.total()
-    for traffic in traffics:
-        traffic.finish()
         traffic.check()
     assert proxy.tap.connections.total() == opened
     assert "client connection closed" not in proxy.log.read_text(encoding="utf-8")

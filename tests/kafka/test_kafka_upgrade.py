@@ -1,6 +1,7 @@
 """kproxy is replaced by another kproxy before a real Kafka, under producers of three libraries and consumer groups."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from clients.aio import Aio
@@ -39,23 +40,23 @@ def test_upgrades_under_traffic(
     kafka-python only sends: its consumer's poll can raise when a connection ends while it asks for metadata.
     """
     proxy = run_proxy(kafka_cluster.sasl_bootstrap, "--workers", workers, login=LOGIN, addressing=addressing)
-    groups = [
-        Traffic(library, proxy.address, new_topic(proxy.address), PARTITIONS, 200).start()
-        for library in (Confluent(), Aio())
-    ]
     topic = new_topic(proxy.address)
-    stream = Stream(KafkaPython(), proxy.address, topic, PARTITIONS, 200).start()
     with following(proxy):
-        for _ in range(times):
+        with ExitStack() as stack:
+            groups = [
+                stack.enter_context(Traffic(library, proxy.address, new_topic(proxy.address), PARTITIONS, 200))
+                for library in (Confluent(), Aio())
+            ]
+            stream = stack.enter_context(Stream(KafkaPython(), proxy.address, topic, PARTITIONS, 200))
+            for _ in range(times):
+                for group in groups:
+                    group.wait_read(100)
+                stream.wait_acked(100)
+                upgrade(proxy)
+            stream.wait_acked(100)
+            stream.stop()
             for group in groups:
                 group.wait_read(100)
-            stream.wait_acked(100)
-            upgrade(proxy)
-        stream.wait_acked(100)
-        stream.stop()
-        for group in groups:
-            group.wait_read(100)
-            group.finish()
         assert stream.failed == []
         assert_exact(stream.sent, consume(Confluent(), proxy.address, topic, PARTITIONS))
         for group in groups:

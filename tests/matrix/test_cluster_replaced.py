@@ -1,6 +1,7 @@
 """A whole cluster replaced by another at other addresses, while clients send: its bootstrap is changed hot."""
 
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import confluent_kafka
@@ -68,18 +69,19 @@ def test_another_cluster(tmp_path: Path, addressing: str) -> None:
         path.chmod(0o600)
         proxy = ConfiguredProxy(tmp_path, path, f"127.0.0.1:{port}", "--log-format", "json")
         proxy.start()
-        streams = [
-            Stream(library, proxy.address, topic, PARTITIONS, 200).start()
-            for library, topic in zip(LIBRARIES, topics, strict=True)
-        ]
-        for stream in streams:
-            stream.wait_acked(500)
-        write(new)
-        proxy.signal(signal.SIGHUP)
-        wait_until(lambda: "it is another cluster now" in proxy.log.read_text("utf-8"), 30, "the new cluster")
-        for stream in streams:
-            stream.wait_acked(500)
-            stream.stop()
+        with ExitStack() as stack:
+            streams = [
+                stack.enter_context(Stream(library, proxy.address, topic, PARTITIONS, 200))
+                for library, topic in zip(LIBRARIES, topics, strict=True)
+            ]
+            for stream in streams:
+                stream.wait_acked(500)
+            write(new)
+            proxy.signal(signal.SIGHUP)
+            wait_until(lambda: "it is another cluster now" in proxy.log.read_text("utf-8"), 30, "the new cluster")
+            for stream in streams:
+                stream.wait_acked(500)
+                stream.stop()
         proxy.finish()
         for stream, library, topic in zip(streams, LIBRARIES, topics, strict=True):
             before, after = stored(old, topic), stored(new, topic)
