@@ -110,6 +110,11 @@ class Inherited:
         """Return what is to be handed on."""
         return [one for one in self._given if one.kept]
 
+    @property
+    def left(self) -> list[socket.socket]:
+        """What nobody has taken, and would not be kept."""
+        return [one.sock for one in self._given if not one.kept]
+
     def close_rest(self) -> None:
         """Close what nobody has taken. Call it once, when all is open."""
         for one in self._given:

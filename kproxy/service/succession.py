@@ -58,6 +58,11 @@ class Succession:
         """Return a socket that is there already; None: bind one."""
         return self._inherited.take(bind, name)
 
+    @property
+    def left(self) -> list[socket.socket]:
+        """What nobody has taken yet of what a kproxy gave, to be closed by both."""
+        return self._inherited.left
+
     def keeps(self, bind: HostPort | SocketPath) -> bool:
         """Whether an address is systemd's to close."""
         return self._inherited.keeps(bind) or self.succeeded

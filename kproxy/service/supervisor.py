@@ -7,12 +7,13 @@ SIGUSR2 has another process take over (see succession).
 """
 
 import asyncio
+import errno
 import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -185,12 +186,14 @@ class Supervisor:
             reloads=self._reloads,
         )
         taken = partial(self._succession.take, name=inherit.ADMIN)
-        made: AdminServer = server.AdminServer(admin, house, bound_socket, taken, self._succession.keeps)
+        now = [] if self._admin is None or self._admin.socket is None else [self._admin.socket]
+        bound = partial(bound_socket, beside=(*self._succession.left, *now))
+        made: AdminServer = server.AdminServer(admin, house, bound, taken, self._succession.keeps)
         return made
 
-    def _bound(self, host: str, port: int, name: str = "") -> socket.socket:
+    def _bound(self, host: str, port: int, beside: Iterable[socket.socket] = (), *, name: str = "") -> socket.socket:
         taken = self._succession.take(HostPort(host, port), name)
-        return bound_socket(host, port) if taken is None else taken
+        return bound_socket(host, port, (*self._succession.left, *beside)) if taken is None else taken
 
     def _handed_on(self) -> list[Given]:
         given = [Given(sock, name, kept=False) for (name, _), sock in self._sockets.items()]
@@ -391,7 +394,7 @@ class Supervisor:
         if sock is None:
             host, port = self._hosts[name], message["port"]
             try:
-                sock = self._bound(host, port, name)
+                sock = self._bound(host, port, name=name)
             except OSError as error:
                 reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
                 whose = "" if node_id is None else f" for broker {node_id}"
@@ -424,8 +427,11 @@ class _Commit:
         """Nothing has been done."""
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a TCP socket bound to host and port, not listening yet. Raises OSError where it can't be had."""
+def bound_socket(host: str, port: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
+    """Return a TCP socket bound to host and port. Raises OSError where it can't be had.
+
+    ``beside``: sockets of ours, soon to be closed, which are no obstacle where they have the port at another host.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -433,8 +439,28 @@ def bound_socket(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setblocking(False)
-        sock.bind(address)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            obstacles = [one for one in beside if one.family == family and one.getsockname()[1] == port]
+            if error.errno != errno.EADDRINUSE or not obstacles:
+                raise
+            with _sharing(sock, *obstacles):
+                sock.bind(address)
+                sock.listen()  # at which Linux asks again
     except OSError:
         sock.close()
         raise
     return sock
+
+
+@contextmanager
+def _sharing(*sockets: socket.socket) -> Iterator[None]:
+    """Have sockets share a port with one another, but only so long with any others."""
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
+    try:
+        yield
+    finally:
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, False)

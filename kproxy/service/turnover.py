@@ -15,13 +15,14 @@ each new worker gets the order of the moment. Never here: what a change consists
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from kproxy.config.admin import Admin
 from kproxy.config.model import Config
+from kproxy.config.values import HostPort
 from kproxy.errors import KproxyError
 from kproxy.service import layouts, memory
 from kproxy.service.channel import Message
@@ -199,20 +200,27 @@ class Rebinding:
         users: dict[Place, set[int]],
         old: Config,
         new: Config,
-        bound: Callable[[str, int], socket.socket],
+        bound: Callable[[str, int, Iterable[socket.socket]], socket.socket],
     ) -> None:
-        """Bind what is needed. Raises KproxyError, and has bound nothing, where an address can't be had."""
+        """Bind what is needed. Raises KproxyError, and has bound nothing, where an address can't be had.
+
+        ``bound`` binds a host and a port; the sockets that it is given, too, are about to be closed.
+        """
         self._sockets, self._users = sockets, users
         self._old, self._new = old, new
         self._bound: dict[Place, socket.socket] = {}
-        at = {listener.bind: sockets.get((name, None)) for name, listener in old.listeners.items()}
+        leaving = {
+            HostPort(old.listeners[place[0]].bind.host, sock.getsockname()[1]): sock
+            for place, sock in sockets.items()
+            if not self._stays(*place)
+        }
         try:
             for name, listener in new.listeners.items():
                 before = old.listeners.get(name)
                 if before is None or before.bind != listener.bind:
                     host, port = listener.bind.host, listener.bind.port
-                    same = at.get(listener.bind)  # another listener's until now: no client is refused in between
-                    self._bound[name, None] = bound(host, port) if same is None else same.dup()
+                    same = leaving.get(listener.bind)  # no client is refused in between
+                    self._bound[name, None] = bound(host, port, leaving.values()) if same is None else same.dup()
         except OSError as error:
             self.undo()
             reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)

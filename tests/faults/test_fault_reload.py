@@ -14,10 +14,12 @@ from clients.admin import Admin
 from clients.gateway import on_uvloop
 from clients.program import running
 from clients.raw import HEARTBEAT_OK, RawClient
-from clients.stage import staged
+from clients.stage import Stage, staged
+from clients.upgrades import following, upgrade
 
 from kproxy.cli.main import main
 from kproxy.testing.fakebroker import FakeCluster
+from kproxy.testing.ports import free_port_block
 from kproxy.wire.apis import ApiKey
 
 
@@ -107,11 +109,7 @@ def all_above(before: list[int], now: list[int]) -> bool:
 def refused(admin: Admin) -> bool:
     """Whether nobody listens at a place any more."""
     host, _, port = admin.address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
+    return not reachable(host, int(port))
 
 
 @on_uvloop
@@ -124,6 +122,66 @@ async def test_an_address_that_is_taken(tmp_path: Path) -> None:
             answer = await stage.send("PUT", "/config", stage.text().replace(stage.admin.address, taken.address))
         assert (answer.status, "address already in use" in answer.json["error"]) == (409, True)
         assert (await stage.send("GET", "/config")).json["admin"]["bind"] == stage.admin.address
+
+
+@on_uvloop
+async def test_a_listener_moves_where_it_is_in_its_own_way(tmp_path: Path) -> None:
+    """To all hosts and back, to the port of a broker of its own, and to all hosts by an upgrade: it is there each time.
+
+    So is the admin API.
+    """
+
+    def at(host: str, port: int) -> str:
+        text = stage.text(f", advertise: '127.0.0.1:{port}'", port=port).replace("single", "ports")
+        return text.replace(f"127.0.0.1:{port}", f"{host}:{port}", 1)
+
+    def first(stage: Stage) -> str:
+        stage.port = free_port_block(6)
+        return stage.text().replace("single", "ports")
+
+    async with staged(tmp_path, "--workers", "2", edit=first) as stage:
+        for host, port in (
+            ("0.0.0.0", stage.port),
+            ("127.0.0.1", stage.port),
+            ("127.0.0.1", stage.port + 2),
+            ("127.0.0.1", stage.port + 1),
+        ):
+            async with RawClient(stage.run.address) as client:
+                await client.heartbeat()
+                answer = await stage.send("PUT", "/config", at(host, port))
+                assert answer.status == 200, answer
+                await client.assert_closed()
+            stage.run.address = f"127.0.0.1:{port}"
+            await served(stage, port, everywhere=host == "0.0.0.0")
+        stage.write(at("0.0.0.0", port).replace("admin: {bind: '127.0.0.1", "admin: {api_key: a-key, bind: '0.0.0.0"))
+        with following(stage.run.proxy):
+            await asyncio.to_thread(upgrade, stage.run.proxy)
+            await served(stage, port, everywhere=True)
+            assert (await stage.send("GET", "/status")).status == 401
+            stage.admin.key = "a-key"
+            stage.change(at("127.0.0.1", port))
+            await stage.run.until(lambda: not reachable("127.0.0.2", port), "it to be where it was")
+            await served(stage, port, everywhere=False)
+            await asyncio.to_thread(stage.run.proxy.finish)
+
+
+async def served(stage: Stage, port: int, *, everywhere: bool) -> None:
+    """Fail unless clients are served at a port and at broker 1's, and, if so told, at each address of this machine."""
+    await stage.run.until(lambda: reachable("127.0.0.1", port + 2), "the broker's port")
+    for host in ("127.0.0.1", "127.0.0.2") if everywhere else ("127.0.0.1",):
+        for one in (port, port + 2):
+            async with RawClient(f"{host}:{one}") as client:
+                await client.heartbeat()
+    assert reachable("127.0.0.2", port) == everywhere
+
+
+def reachable(host: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 WIDE = "{name: wide, leaky_bucket: {rate: 1000000}, match: {apis: [Heartbeat]}}"

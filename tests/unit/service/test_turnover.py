@@ -278,6 +278,46 @@ def test_sockets_that_change_hands() -> None:
     sockets["inside", None].close()
 
 
+@pytest.mark.parametrize(("was", "becomes"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1")])
+def test_a_socket_in_its_own_way(was: str, becomes: str) -> None:
+    """A listener's port at another host can be had while the old one has it, which nobody else can, then or later."""
+    port = free_port_block(1)
+    before, after = (
+        config(public=f"bind: {host}:{port}, advertise: 127.0.0.1:{port}, addressing: single")
+        for host in (was, becomes)
+    )
+    sockets = sockets_of(before)
+    (old,) = sockets.values()
+    old.listen()
+    Rebinding(sockets, {}, before, after, bound_socket).undo()
+    assert list(sockets.values()) == [old]
+    rebinding = Rebinding(sockets, {}, before, after, bound_socket)
+    with pytest.raises(OSError, match="Address already in use"):
+        bound_socket(becomes, port)
+    rebinding.commit()
+    with pytest.raises(OSError, match="Address already in use"):
+        bound_socket(was, port)
+    assert old.fileno() == -1
+    (new,) = sockets.values()
+    assert new.getsockname() == (becomes, port)
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    assert new.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+    new.close()
+
+
+def test_the_port_of_an_own_broker() -> None:
+    """A listener that moves to where one of its brokers was takes over the socket."""
+    port = free_port_block(4)
+    before, after = config(public=f"bind: 127.0.0.1:{port}"), config(public=f"bind: 127.0.0.1:{port + 2}")
+    sockets = sockets_of(before)
+    broker = sockets["public", 1] = bound_socket("127.0.0.1", port + 2)
+    broker.listen()
+    Rebinding(sockets, {}, before, after, bound_socket).commit()
+    assert list(sockets) == [("public", None)]
+    socket.create_connection(("127.0.0.1", port + 2), timeout=5).close()
+    sockets["public", None].close()
+
+
 def test_an_address_that_cannot_be_had() -> None:
     """When one of two new addresses is taken the other is given back, and the error names the listener."""
     port = free_port_block(3)
