@@ -4,12 +4,13 @@ Everything that speaks in the process comes out in one shape, one event a line (
 below its event): structlog, the standard library's logging (asyncio, client libraries) and Python's warnings::
 
     {"event": "listening", "level": "info", "logger": "kproxy.service", "timestamp": "2026-01-01T00:00:00.000000Z",
-     "listener": "public", "address": "kafka.example.com:9092"}
+     "process": 4711, "listener": "public", "address": "kafka.example.com:9092"}
 
 A traceback is text in the field ``exception``, without the values of local variables: one of them may be a password.
 """
 
 import logging
+import os
 import sys
 from typing import Literal, TextIO
 
@@ -30,6 +31,7 @@ def configure(log_format: LogFormat, level: LogLevel = "info") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
+        _add_process,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.UnicodeDecoder(),
@@ -51,6 +53,12 @@ def configure(log_format: LogFormat, level: LogLevel = "info") -> None:
         # Loggers are made at import, before this; caching would keep them at what they first saw.
         cache_logger_on_first_use=False,
     )
+
+
+def _add_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Tell workers from one another, and from their supervisor, who all write into one log."""
+    event["process"] = os.getpid()
+    return event
 
 
 def _renderer(log_format: LogFormat) -> structlog.typing.Processor:
