@@ -19,7 +19,8 @@ def run_logged(
 
     ``more``: sections of the configuration beside it where they are lists or mappings, else ProxyProcess's own.
     """
-    sections = {name: more.pop(name) for name in ("limits", "metrics", "clusters", "drain_timeout") if name in more}
+    names = ("admin", "workers", "limits", "metrics", "clusters", "drain_timeout")
+    sections = {name: more.pop(name) for name in names if name in more}
     path = folder / "logged.yaml"
     path.write_text(json.dumps({"request_log": {"linger": "50ms", **log}, **sections}), encoding="utf-8")
     return run_proxy(bootstrap, "--config", str(path), **more)
