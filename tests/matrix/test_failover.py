@@ -17,12 +17,14 @@ from clients.confluent import Confluent
 from clients.fixtures import LOGIN, PARTITIONS
 from clients.kafkapython import KafkaPython
 from clients.library import Library
+from clients.limited import tally
 from clients.records import new_name
 from clients.traffic import Traffic
 from clients.transactions import Transactions
 from clients.verifiable import Verifiable
 
-from kproxy.testing.java import CURRENT, OLD, JavaTools, kafka_jars
+from kproxy.core.causes import Cause
+from kproxy.testing.java import CURRENT, OLD, JavaTools, Tool, kafka_jars
 from kproxy.testing.kafka import KafkaCluster
 from kproxy.testing.proxy import ProxyProcess
 
@@ -86,6 +88,11 @@ def test_each_broker_in_turn(
     assert proxied <= max(2 * directly, directly + 3), told
 
 
+def offers_changed(proxy: ProxyProcess) -> int:
+    """Return how many connections were closed as what they had been offered holds no more."""
+    return sum(one["closed"].get(Cause.OFFER_CHANGED, 0) for one in tally(proxy)["listeners"].values())
+
+
 @each_addressing
 @pytest.mark.timeout(600)
 def test_a_rolling_upgrade(
@@ -94,7 +101,7 @@ def test_a_rolling_upgrade(
     run_proxy: RunProxy,
     addressing: str,
 ) -> None:
-    """Upgraded from 3.9 to 4.3, broker by broker, under the groups and transactions of all, nothing is lost."""
+    """Upgraded from 3.9 to 4.3, brokers and then features, under groups and transactions of all, nothing is lost."""
     with (
         KafkaCluster(tmp_path / "kafka", version=OLD, properties={"broker.session.timeout.ms": "3000"}) as cluster,
         ExitStack() as stack,
@@ -121,9 +128,22 @@ def test_a_rolling_upgrade(
             for one in transactions:
                 one.wait_committed(10, BACK_SECONDS)
             java.wait_read(300, BACK_SECONDS)
-        java.finish()
-        java.check(cluster.plain_bootstrap)
+        closed = offers_changed(proxy)
+        tools.run(Tool.FEATURES, "--bootstrap-server", proxy.address, "upgrade", "--release-version", CURRENT[:3])
+        (tmp_path / "newest").mkdir()
+        newest = stack.enter_context(
+            Verifiable(tools, proxy.address, make_topic(cluster), tmp_path / "newest", protocol="consumer")
+        )
+        for traffic in traffics:
+            traffic.wait_read(300, BACK_SECONDS)
+        for one in transactions:
+            one.wait_committed(10, BACK_SECONDS)
+        for program in (java, newest):
+            program.wait_read(300, BACK_SECONDS)
+            program.finish()
+            program.check(cluster.plain_bootstrap)
         stack.close()
+        print(f"closed as the features changed: {offers_changed(proxy) - closed} of {proxy.tap.connections.total()}")  # noqa: T201
         for traffic in traffics:
             traffic.check_nothing_lost()
             traffic.check_stored(cluster.plain_bootstrap)
