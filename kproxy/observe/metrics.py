@@ -109,6 +109,7 @@ class _Collector(Collector):
         yield from self._doors()
         yield from self._upstream()
         yield from self._limits()
+        yield from self._request_log()
         yield from self._client_ids()
         yield from self._latency()
 
@@ -261,6 +262,19 @@ class _Collector(Collector):
         yield _counter("limit_keys_refused", text, ("limit",), each("keys_refused"))
 
     # On request.
+
+    def _request_log(self) -> Iterator[Metric]:
+        log: Counters = self._snapshot.counters.get("request_log", {})
+        if not log:
+            return
+        text = "Requests that the request log took, those that it could not write afterwards included."
+        yield _counter("request_log_entries", text, (), [((), log["entries"])])
+        text = "Entries of the request log that were dropped, for want of room or as they could not be written."
+        yield _counter("request_log_dropped", text, (), [((), log["dropped"])])
+        text = "Requests that the log was not told of, as their connection had too many under watch."
+        yield _counter("request_log_missed", text, (), [((), log["missed"])])
+        if "waiting" in log:
+            yield _gauge("request_log_waiting", "Entries that wait to be written.", (), [((), log["waiting"])])
 
     def _client_ids(self) -> Iterator[Metric]:
         sums: dict[str, list[float]] = {}

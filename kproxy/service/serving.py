@@ -11,6 +11,7 @@ worker's.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +74,8 @@ class Serving:
         self._decoy_key = decoy_key
         self._doors = Doors(config, decoy_key)
         self._request_log: RequestLog | None = None
+        self._logs_of_before: set[RequestLog] = set()  # that still write what they have
+        self._logged: Counter[str] = Counter()  # by logs and listeners that have ended
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[Listener] = set()
         self._started = asyncio.Event()
@@ -159,9 +162,15 @@ class Serving:
         self._tasks.spawn("doors of before", doors.close(made.doors))
         log, self._request_log = self._request_log, made.request_log
         if log is not None and log is not made.request_log:
-            self._tasks.spawn("request log of before", log.close())
+            self._logs_of_before.add(log)
+            self._tasks.spawn("request log of before", self._end_log(log))
         elif log is not None and self.config.request_log is not None:
             log.settings = build.log_settings(self.config.request_log)
+
+    async def _end_log(self, log: RequestLog) -> None:
+        await log.close()
+        self._logs_of_before.discard(log)
+        self._logged.update(log.snapshot())
 
     def _stays(self, name: str, old: Config) -> bool:
         now = self.config.listeners.get(name)
@@ -232,6 +241,7 @@ class Serving:
         await self._drain(listener, away=True)
         await listener.close()
         self._leaving.discard(listener)
+        self._logged["missed"] += listener.missed
         if listener.link not in self.links.values():
             await self._end_link(listener.link)
         _log.info("listener has drained", listener=listener.settings.name)
@@ -268,10 +278,20 @@ class Serving:
         told: dict[str, Any] = {"listeners": {name: one.snapshot() for name, one in self.listeners.items()}}
         if self.limiting.limits is not None:
             told["limits"] = self.limiting.limits.snapshot(now)
-        if self._request_log is not None:
-            missed = sum(listener.missed for listener in self.listeners.values())
-            told["request_log"] = self._request_log.snapshot() | {"missed": missed}
+        if request_log := self.logged():
+            told["request_log"] = request_log
         return told
+
+    def logged(self) -> dict[str, int]:
+        """Return what request logs have counted, those of before included; nothing where there was none."""
+        counts = self._logged.copy()
+        for log in (*self._logs_of_before, self._request_log):
+            if log is not None:
+                counts.update(log.snapshot())
+        if "entries" not in counts:
+            return {}
+        counts["missed"] += sum(listener.missed for listener in self._all())
+        return dict(counts)
 
     def left(self) -> tuple[int, int]:
         """Return how many connections there are, and how many of them are owed an answer."""

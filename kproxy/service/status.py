@@ -42,12 +42,17 @@ class Status:
     """What one worker can tell."""
 
     def __init__(
-        self, links: Mapping[str, ClusterLink], listeners: Mapping[str, Listener], limits: Callable[[], Limits | None]
+        self,
+        links: Mapping[str, ClusterLink],
+        listeners: Mapping[str, Listener],
+        limits: Callable[[], Limits | None],
+        logged: Callable[[], dict[str, int]] = dict,
     ) -> None:
-        """Look at these, which may grow and shrink, and be others."""
+        """Look at these, which may grow and shrink, and be others; ``logged``: what the request log has counted."""
         self._links = links
         self._listeners = listeners
         self._limits = limits
+        self._logged = logged
         self._turn = asyncio.Lock()
         self.lag = Lag()
 
@@ -125,6 +130,7 @@ class Status:
             "limits": {} if limits is None else limits.counters(),
             "login_failures": {name: link.login_failures for name, link in self._links.items()},
             "loop_lag": self.lag.snapshot(),
+            "request_log": self._logged(),
         }
 
     def _slices(self, size: int) -> Iterator[tuple[str, list[ClientSide]]]:

@@ -76,7 +76,7 @@ class Worker:
         serving.on_opened = lambda name, address: self._channel.send({"opened": [name, address]})
         self._made: Made | None = None  # and not applied yet
         self._preparing: asyncio.Task[None] | None = None
-        self._status = Status(serving.links, serving.listeners, lambda: serving.limiting.limits)
+        self._status = Status(serving.links, serving.listeners, lambda: serving.limiting.limits, serving.logged)
         self._tasks = Tasks()
         self._drain = asyncio.Event()
         self._away = True  # nobody serves here after the drain

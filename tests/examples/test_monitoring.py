@@ -41,6 +41,7 @@ def everything() -> Snapshot:
         "limits": {"calm": limit},
         "login_failures": {"main": 1},
         "loop_lag": Lag().snapshot(),
+        "request_log": dict.fromkeys(("entries", "dropped", "missed", "waiting"), 1),
     }
     return Snapshot(
         version="1",

@@ -13,7 +13,7 @@ from kproxy.core.latency import Latencies
 from kproxy.core.limits import Action, Client, LeakyBucket, Limits, Rule
 from kproxy.core.tally import OTHERS, Tally
 from kproxy.observe.metrics import PRINCIPALS_TOLD, Kept, Process, Snapshot, expose
-from kproxy.service.tallies import join
+from kproxy.service.tallies import ended, join
 from kproxy.wire.apis import ApiKey
 
 
@@ -91,6 +91,16 @@ def test_what_a_tally_counts_is_told() -> None:
     assert values(families["kproxy_limit_keys"]) == {("calm",): 1}
     decisions = ("delayed", "throttled", "rejected", "closed")
     assert values(families["kproxy_limit_decisions"]) == {(decision, "calm"): 0 for decision in decisions}
+
+
+def test_the_request_log() -> None:
+    """What a log has counted is told, of workers that have ended, too; nothing where there is none."""
+    counts = {"entries": 10, "dropped": 4, "missed": 1, "waiting": 2}
+    families = scrape(snapshot(request_log=join([counts, ended(counts)])))
+    told = {name: values(families[f"kproxy_request_log_{name}"])[()] for name in counts}
+    assert told == {"entries": 20, "dropped": 8, "missed": 2, "waiting": 2}
+    assert "kproxy_request_log_waiting" not in scrape(snapshot(request_log=ended(counts)))
+    assert not any("request_log" in name for name in scrape(snapshot(request_log={})))
 
 
 def test_a_listener_of_dead_workers_only() -> None:

@@ -19,6 +19,9 @@ from kproxy.testing.ports import free_port_block
 
 NOWHERE = "127.0.1.9:1"
 
+API_VERSIONS = bytes.fromhex("0000000b 0012 0000 00000001 0001") + b"a"
+"""A request, of version 0."""
+
 
 async def bound(_listener: str, _node_id: int | None, port: int) -> socket.socket:
     """Bind a port, as the supervisor does."""
@@ -108,6 +111,33 @@ async def test_what_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: p
         given_up = await made.prepare(config(cluster.bootstrap, port, more=log.replace("/no/such/folder", "/log")))
         await made.forget(given_up)
         assert made.addresses() == [(f"l{port}", f"127.0.0.1:{port}")]
+
+
+async def test_what_a_log_has_counted_stays(tmp_path: Path) -> None:
+    """A log that is written elsewhere, or no more, does not take along what it had counted."""
+    port = free_port_block(1)
+    async with FakeCluster(1) as cluster:
+        plain = config(cluster.bootstrap, port)
+        logs = [
+            config(cluster.bootstrap, port, more=f", request_log: {{to: file, path: '{tmp_path}/{name}'}}")
+            for name in ("one", "two")
+        ]
+        async with serving(plain) as made:
+            await made.start()
+            await made.open()
+            assert made.logged() == {}
+            entries = []
+            for now in (*logs, plain):
+                await change(made, now)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(API_VERSIONS)
+                writer.write_eof()
+                await reader.read()
+                writer.close()
+                entries.append(made.logged()["entries"])
+            assert entries == [1, 2, 2]
+            assert made.logged().keys() == {"entries", "dropped", "waiting", "missed"}
+            assert made.tally()["request_log"] == made.logged()
 
 
 async def test_a_port_that_comes_too_late() -> None:

@@ -47,6 +47,12 @@ async def test_limits_are_told() -> None:
     assert (await answer(status, "limits"))["limits"]["window"].keys() >= {"asked", "windows", "top"}
 
 
+async def test_the_request_log_is_told() -> None:
+    """What it has counted comes with the counters."""
+    status = Status({}, {}, lambda: None, lambda: {"entries": 3})
+    assert (await answer(status, "counters"))["counters"]["request_log"] == {"entries": 3}
+
+
 async def test_a_client_of_no_listener_is_not_closed() -> None:
     """The answer says so."""
     assert await answer(Status({}, {}, lambda: None), close=["gone", 1]) == {"status": 7, "closed": False}
