@@ -154,6 +154,11 @@ class _Collector(Collector):
             for api, count in listener.get("requests", {}).items()
         ]
         yield _counter("requests", "Requests of clients.", ("listener", "api"), requests)
+        now = [
+            ((name,), listener["in_flight"]) for name, listener in self._listeners.items() if "in_flight" in listener
+        ]
+        text = "Requests that a broker has yet to answer, a Fetch that waits for records included."
+        yield _gauge("requests_in_flight", text, ("listener",), now)
         yield self._per_listener("received_bytes", "Bytes read from clients.", "bytes_in")
         yield self._per_listener("sent_bytes", "Bytes written to clients.", "bytes_out")
         text = "Bytes read from clients that no broker could be given, as none could be reached in time."

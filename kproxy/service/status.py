@@ -117,15 +117,20 @@ class Status:
 
     async def _counters(self) -> Document:
         principals: Counter[str] = Counter()
-        for _, slice_ in self._slices(SLICE):
+        in_flight: Counter[str] = Counter()
+        for name, slice_ in self._slices(SLICE):
             for client in slice_:
                 client.settle_account()
+                in_flight[name] += client.exchange.outstanding
                 who = inventory.principal(client)
                 principals[who if who in principals or len(principals) < PRINCIPALS_MAX else OTHERS] += 1
             await asyncio.sleep(0)
         limits = self._limits()
         return {
-            "listeners": {name: listener.tally.snapshot() for name, listener in self._listeners.items()},
+            "listeners": {
+                name: listener.tally.snapshot() | {"in_flight": in_flight[name]}
+                for name, listener in self._listeners.items()
+            },
             "principals": dict(principals),
             "limits": {} if limits is None else limits.counters(),
             "login_failures": {name: link.login_failures for name, link in self._links.items()},
@@ -134,7 +139,7 @@ class Status:
         }
 
     def _slices(self, size: int) -> Iterator[tuple[str, list[ClientSide]]]:
-        for name, listener in self._listeners.items():
+        for name, listener in list(self._listeners.items()):  # a change may come between two slices
             clients = listener.clients
             for begin in range(0, len(clients), size):
                 yield name, clients[begin : begin + size]

@@ -16,7 +16,7 @@ from typing import Any
 
 from kproxy.core.limits import TOP_KEYS
 
-PRESENT = frozenset({"connections", "keys", "principals", "waiting", "windows"})
+PRESENT = frozenset({"connections", "in_flight", "keys", "principals", "waiting", "windows"})
 """What is at the moment, and ends with the worker; all else has happened, and stays."""
 
 SHARED = frozenset({"remaining", "resets_in"})

@@ -24,7 +24,7 @@ from clients.library import consume, produce
 from clients.proc import worker_of
 from clients.records import assert_exact, make_records, new_name
 from clients.traffic import Stream
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -147,6 +147,25 @@ def test_the_inventory(
     wait_until(lambda: [other["id"] for other in producing()] not in ([], [client["id"]]), 10, "it to be back")
     assert value(scrape(admin), "kproxy_connections_closed_total", cause="closed by operator") == 1
     producer.close()
+
+
+def test_requests_in_flight(run_proxy: RunProxy, embedded_cluster: EmbeddedCluster) -> None:
+    """What brokers have yet to answer is a gauge: a consumer that waits for records has one request out."""
+    admin, topic = Admin(), new_name()
+    proxy = run_proxy(embedded_cluster.bootstrap, "--admin", admin.address)
+    produce(Confluent(), proxy.address, topic, make_records(1, 1), partitions=1)
+    wait_until(lambda: value(scrape(admin), "kproxy_requests_in_flight", listener="public") == 0, 10, "all answers")
+    options = {"bootstrap.servers": proxy.address, "group.id": new_name(), "fetch.wait.max.ms": 20_000, "log_level": 0}
+    consumer = Consumer(options)
+    consumer.assign([TopicPartition(topic, 0, OFFSET_END)])
+    try:
+        wait_until(
+            lambda: consumer.poll(0.1) or value(scrape(admin), "kproxy_requests_in_flight", listener="public") == 1,
+            20,
+            "a long poll",
+        )
+    finally:
+        consumer.close()
 
 
 def test_pages(run_proxy: RunProxy, embedded_cluster: EmbeddedCluster, needles: tuple[bytes, ...]) -> None:

@@ -27,7 +27,7 @@ def everything() -> Snapshot:
     limit = dict.fromkeys(
         ("asked", "delayed", "throttled", "rejected", "closed", "delay_seconds", "keys", "keys_refused"), 1
     )
-    numbers = ("opened", "connections", "bytes_in", "bytes_out", "lost_bytes", "reauthentications")
+    numbers = ("opened", "connections", "in_flight", "bytes_in", "bytes_out", "lost_bytes", "reauthentications")
     listener: dict[str, Any] = dict.fromkeys(numbers, 1)
     listener |= {"requests": {"Fetch": 1}, "closed": {"idle": 1}, "client_ids": {"a": [1, 1, 1]}}
     listener |= {"dials_by_broker": {"1": 1}, "dial_failures_by_broker": {"1": 1}}

@@ -77,12 +77,13 @@ def test_what_a_tally_counts_is_told() -> None:
     told = tally.snapshot()
     families = scrape(
         snapshot(
-            listeners={"public": told, "other": told},
+            listeners={"public": told | {"in_flight": 3}, "other": told},
             limits=limits.counters(),
             login_failures={"main": 3},
         )
     )
     assert values(families["kproxy_requests"]) == {("Metadata", "public"): 2, ("Metadata", "other"): 2}
+    assert values(families["kproxy_requests_in_flight"]) == {("public",): 3}
     assert values(families["kproxy_upstream_dials"]) == {("1", "main"): 8}
     assert values(families["kproxy_upstream_dial_failures"]) == {("1", "main"): 2}
     assert values(families["kproxy_upstream_login_failures"]) == {("main",): 3}
