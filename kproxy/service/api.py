@@ -37,17 +37,12 @@ from kproxy.config.model import Config
 from kproxy.core.latency import BOUNDS_SECONDS
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.observe.metrics import Kept, Process, Snapshot, expose
+from kproxy.service.clients import Clients
 from kproxy.service.desk import Desk, Document
 from kproxy.service.guard import AUTHORIZED
 from kproxy.service.openapi import ENDPOINTS, RELOADING, document
 from kproxy.service.reloads import Reloads
 from kproxy.service.usage import usage
-
-CLIENTS_MAX = 1000
-"""How many clients one answer tells, half a megabyte; ``next`` leads to more."""
-
-STALE_SECONDS = 1.0
-"""For so long a list of clients serves those who turn its pages, so that 10,000 clients are not looked up ten times."""
 
 BODY_BYTES_MAX = 1024 * 1024
 """As a configuration file's (config.load)."""
@@ -78,8 +73,7 @@ class Api:
         """Look at ``house``."""
         self._house = house
         self._kept = Kept(house.config().metrics.max)
-        self._clients: list[Document] = []
-        self._clients_at: float | None = None
+        self._clients = Clients(house.desk, house.clock)
         self._document: Document | None = None
         handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "healthz": self.healthz,
@@ -184,47 +178,12 @@ class Api:
 
     async def clients(self, request: Request) -> Response:
         """List clients, those that match the query, page by page."""
-        query = request.query_params
-        unknown = set(query) - {"limit", "after", *_FILTERS}
-        if unknown:
-            known = ", ".join(("limit", "after", *_FILTERS))
-            raise HTTPException(400, f"unknown parameter {min(unknown)!r}; known: {known}")
-        many = query.get("limit", str(CLIENTS_MAX))
-        if not (many.isascii() and many.isdigit() and len(many) <= 9 and 1 <= int(many) <= CLIENTS_MAX):
-            raise HTTPException(400, f"limit must be a number from 1 to {CLIENTS_MAX}")
-        everybody = await self._everybody()
-        wanted = [
-            client for client in everybody if all(client[name] == query[name] for name in _FILTERS if name in query)
-        ]
-        begin = 0
-        if (after := query.get("after")) is not None:
-            place = _place_of(after)
-            begin = sum(1 for client in wanted if _place_of(client["id"]) <= place)
-        page = wanted[begin : begin + int(many)]
-        more = begin + len(page) < len(wanted)
-        return JSONResponse({"clients": page, "total": len(wanted), "next": page[-1]["id"] if more else None})
-
-    async def _everybody(self) -> list[Document]:
-        now = self._house.clock()
-        if self._clients_at is None or now - self._clients_at > STALE_SECONDS:
-            answers = await self._house.desk.ask("clients")
-            found = [
-                {"id": f"{pid}.{client['listener']}.{client.pop('number')}"} | client
-                for pid, answer in answers.items()
-                for client in answer.get("clients", [])
-            ]
-            self._clients = sorted(found, key=lambda client: _place_of(client["id"]))
-            self._clients_at = now
-        return self._clients
+        return JSONResponse(await self._clients.page(request.query_params))
 
     async def close_client(self, request: Request) -> Response:
         """End one client's connection."""
         client_id = request.path_params["client_id"]
-        pid, listener, number = _place_of(client_id)
-        answer = await self._house.desk.tell(pid, {"close": [listener, number]})
-        if answer is None or not answer.get("closed"):
-            raise HTTPException(404, "there is no such client; GET /clients lists those there are")
-        self._clients_at = None
+        await self._clients.close(client_id)
         return JSONResponse({"closed": client_id})
 
     async def limits(self, request: Request) -> Response:  # noqa: ARG002
@@ -297,18 +256,6 @@ class Api:
         if self._document is None:
             self._document = document(self._endpoints)
         return JSONResponse(self._document)
-
-
-_FILTERS = ("listener", "principal", "client_id", "software")
-
-
-def _place_of(client_id: str) -> tuple[int, str, int]:
-    """Take a client's id apart: its worker's pid, its listener, its number there; sorted so, a list keeps its order."""
-    pid, _, rest = client_id.partition(".")
-    listener, _, number = rest.rpartition(".")
-    if not all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (pid, number)):
-        raise HTTPException(404, "there is no such client; ids are those of GET /clients")
-    return int(pid), listener, int(number)
 
 
 def _reasons(answers: Mapping[int, Document], pids: list[int]) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from kproxy import __version__
+from kproxy.service.clients import CLIENTS_MAX, NO_TLS, RATES, TLS_VERSIONS
+from kproxy.wire.dropped import FIRST_VERSIONS
 
 
 class Endpoint(NamedTuple):
@@ -59,6 +61,12 @@ CLIENT = _object(
     bytes_out=_INTEGER,
     broker={"type": ["integer", "null"], "description": "The broker of the port it came to; null: any"},
     tls=_TEXT_OR_NULL | {"description": "The version of TLS; null: none"},
+    breaks=_map(_list(_INTEGER)) | {"description": "With ``breaks_at``: API -> versions in ``apis`` that are dropped"},
+    rates={
+        "type": ["object", "null"],
+        "properties": dict.fromkeys(RATES, _NUMBER),
+        "description": "With ``rates``: per second; null: it is not known what there had been before",
+    },
 )
 _BROKER = _object(host=_TEXT, port=_INTEGER, rack=_TEXT_OR_NULL, up=_BOOLEAN, in_metadata=_BOOLEAN)
 _CLUSTERS = _map(_object(cluster_id=_TEXT_OR_NULL, brokers=_map(_BROKER)))
@@ -107,7 +115,10 @@ ENDPOINTS = (
             ("principal", "query", "Only of this principal"),
             ("client_id", "query", "Only with this client id"),
             ("software", "query", "Only of this software"),
-            ("limit", "query", "How many at most, 1 to 1000"),
+            ("tls", "query", "Only with this version of TLS; none: without TLS"),
+            ("breaks_at", "query", "Only who uses versions that this release of Kafka, or one before it, dropped"),
+            ("rates", "query", "Tell rates over so long, 100ms to 10s, for which the answer waits"),
+            ("limit", "query", f"How many at most, 1 to {CLIENTS_MAX}"),
             ("after", "query", "Those behind this id: the ``next`` of the page before"),
         ),
     ),
@@ -182,6 +193,15 @@ def document(endpoints: Sequence[Endpoint] = ENDPOINTS) -> dict[str, Any]:
     }
 
 
+_VALUES: dict[str, dict[str, Any]] = {
+    "limit": _INTEGER | {"minimum": 1, "maximum": CLIENTS_MAX},
+    "tls": _TEXT | {"enum": [*TLS_VERSIONS, NO_TLS]},
+    "breaks_at": _TEXT | {"enum": [*FIRST_VERSIONS]},
+    "rates": _TEXT | {"examples": ["1s"]},
+}
+"""What parameters may be; all others are any text."""
+
+
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, meaning in endpoint.answers.items():
@@ -200,7 +220,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
                 "in": where,
                 "required": where == "path",
                 "description": text,
-                "schema": _INTEGER if name == "limit" else _TEXT,
+                "schema": _VALUES.get(name, _TEXT),
             }
             for name, where, text in endpoint.parameters
         ]

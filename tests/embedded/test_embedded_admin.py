@@ -139,6 +139,9 @@ def test_the_inventory(
     assert client["bytes_out"] > 0
     assert client["requests"] == sum(sum(versions.values()) for versions in client["apis"].values())
     assert admin.get("/clients?client_id=nobody").json == {"clients": [], "total": 0, "next": None}
+    assert admin.get("/clients?tls=TLSv1.2").json["total"] == admin.get("/clients?breaks_at=4.0").json["total"] == 0
+    (idle,) = (told for told in admin.get("/clients?rates=200ms").json["clients"] if told["id"] == client["id"])
+    assert idle["rates"]["requests"] < 100
     assert admin.post(f"/clients/{client['id']}/close").json == {"closed": client["id"]}
     wait_until(lambda: client["id"] not in admin.get("/clients").body, 10, "the client to be gone")
     assert admin.post(f"/clients/{client['id']}/close").status == 404

@@ -17,6 +17,7 @@ from kproxy.config.model import Config
 from kproxy.core.causes import Cause
 from kproxy.core.credentials import User, derive
 from kproxy.testing.certificates import Authority
+from kproxy.wire.dropped import FIRST_VERSIONS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,6 +98,14 @@ def test_every_flag_of_the_doctor_is_in_its_table_once() -> None:
 def test_every_cause_is_in_the_table_once() -> None:
     """The table of causes is what logs and counters can hold."""
     assert sorted(cause for cause, *_ in table("Cause")) == sorted(Cause)
+
+
+def test_what_kafka_4_dropped_is_told() -> None:
+    """The versions that are named are those that ``breaks_at`` looks for."""
+    text = " ".join(README.split())
+    (told,) = re.findall(r"Kafka 4\.0 refuses: (.*?)\. With", text)
+    groups = re.findall(r"((?:\w+(?:, | and ))*\w+) below (\d+)", told)
+    assert {api: int(first) for names, first in groups for api in re.split(", | and ", names)} == FIRST_VERSIONS["4.0"]
 
 
 def make_files(folder: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from kproxy.config.load import load
 from kproxy.config.model import Config
 from kproxy.errors import KproxyError
 from kproxy.service.admin import AdminServer, unix_socket
-from kproxy.service.api import BODY_BYTES_MAX, CLIENTS_MAX, House
+from kproxy.service.api import BODY_BYTES_MAX, House
+from kproxy.service.clients import CLIENTS_MAX, Clients
 from kproxy.service.desk import Desk
 from kproxy.service.openapi import ENDPOINTS, RELOADING, document
 from kproxy.service.reloads import Origin, Reloads
@@ -36,7 +38,8 @@ UP = {"open": {"public": True}, "clusters": {"main": {"cluster_id": "c", "broker
 
 def client(listener: str, number: int, **more: Any) -> dict[str, Any]:
     """Return what a worker tells of one."""
-    return {"number": number, "listener": listener, "client_id": None, "principal": "p", "software": None} | more
+    told = {"number": number, "listener": listener, "client_id": None, "principal": "p", "software": None, "since": 1.0}
+    return told | {"tls": None, "apis": {}, "requests": 0, "bytes_in": 0, "bytes_out": 0} | more
 
 
 class Workers(Desk):
@@ -132,6 +135,74 @@ async def test_clients_of_all_workers() -> None:
         assert [told["id"] for told in gone["clients"]] == ids[2:]
 
 
+async def test_who_would_break() -> None:
+    """Clients can be selected by TLS, and by using versions that a release of Kafka dropped, which are then told."""
+    listed = [
+        client("public", 1, tls="TLSv1.2", apis={"Fetch": {"3": 1, "4": 9, "10": 2}, "Produce": {"2": 5}}),
+        client("public", 2, tls="TLSv1.3", apis={"JoinGroup": {"1": 1}, "Metadata": {"0": 1}}),
+        client("public", 3, apis={"ShareFetch": {"0": 1}}),
+        client("public", 4, tls="TLSv1.2", apis={"Fetch": {"4": 1}, "ApiVersions": {"0": 1}}),
+    ]
+    async with served(Workers({"clients": listed})) as ask:
+
+        async def found(query: str) -> dict[str, Any]:
+            answer = (await ask("GET", f"/clients?{query}")).json
+            assert answer["total"] == len(answer["clients"])
+            return {told["id"].rpartition(".")[2]: told.get("breaks") for told in answer["clients"]}
+
+        assert await found("tls=TLSv1.2") == {"1": None, "4": None}
+        assert await found("tls=none") == {"3": None}
+        first = {"1": {"Produce": [2], "Fetch": [3]}}
+        assert await found("breaks_at=4.0") == first | {"2": {"JoinGroup": [1]}}
+        assert await found("breaks_at=4.1") == first | {"3": {"ShareFetch": [0]}}
+        assert await found("breaks_at=4.0&tls=TLSv1.3") == {"2": {"JoinGroup": [1]}}
+
+
+async def test_rates() -> None:
+    """They are what was moved between two looks, also of who came in between; of whom nothing was told before: null."""
+    later = time.time() + 1000
+    looks = [
+        {"clients": [client("public", 1, requests=100, bytes_in=1000, bytes_out=50), client("public", 2, requests=7)]},
+        {
+            "clients": [
+                client("public", 1, requests=130, bytes_in=1000, bytes_out=53),
+                client("public", 2, requests=3, since=later),  # another one, by the same number
+                client("public", 3, requests=10, bytes_in=20, since=later),
+                client("public", 4, requests=10),
+            ]
+        },
+    ]
+    now = 100.0
+    desk = Workers(looks[0])
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds + 1.0  # somebody was late
+        desk.answers[100] = looks[1]
+
+    clients = Clients(desk, lambda: now, sleep)
+    told = await clients.page({"rates": "2s", "limit": "2"})
+    rest = await clients.page({"rates": "2s", "after": told["next"]})
+    assert desk.asked == 2
+    assert [one["rates"] for one in told["clients"] + rest["clients"]] == [
+        {"requests": 10.0, "bytes_in": 0.0, "bytes_out": 1.0},
+        {"requests": 1.0, "bytes_in": 0.0, "bytes_out": 0.0},
+        {"requests": 3.333, "bytes_in": 6.667, "bytes_out": 0.0},
+        None,
+    ]
+    assert "rates" not in (await clients.page({}))["clients"][0]
+
+
+async def test_two_who_ask_at_once() -> None:
+    """They get the same answer of the workers, and each its own."""
+    async with served(Workers({"clients": [client("public", 1)]})) as ask:
+        answers = await asyncio.gather(*(ask("GET", "/clients") for _ in range(10)))
+    assert {answer.status for answer in answers} == {200}
+    clients = Clients(Workers({"clients": [client("public", 1)]}), lambda: 0.0)
+    pages = await asyncio.gather(clients.page({}), clients.page({}))
+    assert pages[0] == pages[1]
+
+
 async def test_turning_pages_costs_workers_nothing() -> None:
     """Within a second the list is the same; then it is asked for anew, and at once when somebody was closed."""
     now = 0.0
@@ -156,7 +227,17 @@ async def test_turning_pages_costs_workers_nothing() -> None:
         ("limit=-1", "limit must be"),
         ("limit=9999999999999999999999", "limit must be"),
         ("limit=%D9%A3", "limit must be"),
-        ("clientid=a", "unknown parameter 'clientid'; known: limit, after, listener, principal, client_id, software"),
+        (
+            "clientid=a",
+            "unknown parameter 'clientid'; known: limit, after, listener, principal, client_id, software, tls",
+        ),
+        ("tls=1.2", "tls must be TLSv1.2, TLSv1.3 or none"),
+        ("tls=", "tls must be"),
+        ("breaks_at=4", "breaks_at must be 4.0 or 4.1; the last is for later ones, too"),
+        ("rates=true", "rates must be a duration from 100ms to 10s, as in 1s"),
+        ("rates=11s", "rates must be"),
+        ("rates=99ms", "rates must be"),
+        ("rates=-1s", "rates must be"),
     ],
 )
 async def test_a_query_that_is_not_right(query: str, text: str) -> None:
