@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, ValidationInfo, WithJsonSchema
 
 from kproxy.config.problems import nearest
-from kproxy.config.values import AS_TEXT, parse_size, quoted
+from kproxy.config.values import AS_NUMBER, AS_TEXT, parse_size, quoted
 from kproxy.wire.apis import APIS, BROKER_ONLY
 
 Unit = Literal["requests", "bytes_in", "bytes_out"]
@@ -178,11 +178,11 @@ _PATTERN = StringConstraints(max_length=1024)
 _NOT_EMPTY = AfterValidator(check_match)
 _ENTRIES = Field(max_length=1000, json_schema_extra={"minItems": 1})  # none is told in other words
 
-Rate = Annotated[float, PlainValidator(parse_rate), _amount_schema(_ABOVE_ZERO, 100, 0.5, "2MiB")]
-Burst = Annotated[float, PlainValidator(parse_burst), _amount_schema(_ZERO_OR_MORE, 50, "2MiB")]
+Rate = Annotated[float, PlainValidator(parse_rate), AS_NUMBER, _amount_schema(_ABOVE_ZERO, 100, 0.5, "2MiB")]
+Burst = Annotated[float, PlainValidator(parse_burst), AS_NUMBER, _amount_schema(_ZERO_OR_MORE, 50, "2MiB")]
 Amount = Annotated[int, PlainValidator(parse_count), _amount_schema(_FROM_ONE, 1000, "100MiB")]
-ConnectionRate = Annotated[float, PlainValidator(parse_connection_rate), WithJsonSchema(_ABOVE_ZERO)]
-ConnectionBurst = Annotated[float, PlainValidator(parse_connection_burst), WithJsonSchema(_ZERO_OR_MORE)]
+ConnectionRate = Annotated[float, PlainValidator(parse_connection_rate), AS_NUMBER, WithJsonSchema(_ABOVE_ZERO)]
+ConnectionBurst = Annotated[float, PlainValidator(parse_connection_burst), AS_NUMBER, WithJsonSchema(_ZERO_OR_MORE)]
 Waiting = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Key = Annotated[tuple[KeyPart, ...], AfterValidator(check_key), Field(json_schema_extra={"uniqueItems": True})]
 

@@ -81,7 +81,8 @@ def from_flags(
 
 def _read(config: Path | str, directory: Path = Path()) -> Draft:
     if isinstance(config, Path):
-        return drafted(file_text(config, "this is no configuration of kproxy"), config.parent, str(config))
+        # Whole, as paths are shown whole, and may be sent back.
+        return drafted(file_text(config, "this is no configuration of kproxy"), config.parent.absolute(), str(config))
     return drafted(config, directory, "config")
 
 

@@ -17,8 +17,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 
@@ -112,6 +114,9 @@ class ClientOauth(Model):
         return self
 
 
+_FOR_TOKEN_URL = ("client_id", "client_secret", "client_auth", "scope", "ca_file")
+
+
 class UpstreamOauth(Model):
     """Where kproxy's tokens for the brokers come from (SASL OAUTHBEARER): a file, or client credentials."""
 
@@ -135,6 +140,11 @@ class UpstreamOauth(Model):
     extensions: Extensions = Field(default_factory=dict)
     """SASL extensions for the brokers, as logicalCluster of Confluent Cloud."""
 
+    @model_serializer(mode="wrap", when_used="json")
+    def _without_what_is_not_for_it(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        others = _FOR_TOKEN_URL if self.token_url is None else ()
+        return {name: value for name, value in write(self).items() if name not in others}
+
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.token_file is None) == (self.token_url is None):
@@ -144,8 +154,7 @@ class UpstreamOauth(Model):
             if missing:
                 raise ValueError(f"token_url needs {listed(missing)}; add {'it' if len(missing) == 1 else 'them'}")
             return self
-        others = {"client_id", "client_secret", "client_auth", "scope", "ca_file"}
-        given = [name for name in type(self).model_fields if name in others & self.model_fields_set]
+        given = [name for name in _FOR_TOKEN_URL if name in self.model_fields_set]
         if given:
             one = len(given) == 1
             raise ValueError(

@@ -19,15 +19,17 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 
 from kproxy.config.base import Model, Switch, written
 from kproxy.config.limitvalues import ClientIds, Listeners, Networks, Principals, check_match
 from kproxy.config.problems import Problem, nearest, suggestion
-from kproxy.config.values import Address, Count, Duration, FilePath, Password, quoted
+from kproxy.config.values import AS_NUMBER, Address, Count, Duration, FilePath, Password, quoted
 from kproxy.wire.apis import APIS
 
 if TYPE_CHECKING:
@@ -105,7 +107,9 @@ def check_fields(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Sample = Annotated[float, PlainValidator(parse_sample), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
+Sample = Annotated[
+    float, PlainValidator(parse_sample), AS_NUMBER, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
+]
 TopicName = Annotated[str, PlainValidator(parse_topic), WithJsonSchema({"type": "string", "pattern": _TOPIC.pattern})]
 LoggedApi = Annotated[str, PlainValidator(parse_api), WithJsonSchema({"type": "string", "enum": sorted(_API_NAMES)})]
 LoggedApis = Annotated[
@@ -220,6 +224,11 @@ class RequestLog(Model):
     # Beside drain_timeout's 30 s.
     flush_timeout: Duration = written("5s")
     """How long a stop waits for the entries that are left."""
+
+    @model_serializer(mode="wrap", when_used="json")
+    def _without_what_is_not_for_it(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        others = (*(_FOR_KAFKA if self.to != "kafka" else ()), *(("path",) if self.to != "file" else ()))
+        return {name: value for name, value in write(self).items() if name not in others}
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:

@@ -12,16 +12,31 @@ shows itself to nobody who does not ask for it by name::
     HostPort(host='::1', port=9092)
     >>> Secret("hunter2", "env KAFKA_PASSWORD")
     Secret(***, env KAFKA_PASSWORD)
+
+What is read so is written as JSON in a way that is read as the same, but for secrets (see Secret.told)::
+
+    >>> written_duration(1.5), written_duration(600.0), written_size(65536), written_number(100.0)
+    ('1500ms', '10m', '64KiB', 100)
 """
 
 import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
 
 NODE = "{node}"
 """Stands for the broker's node id in an advertised host name."""
@@ -29,11 +44,15 @@ NODE = "{node}"
 SECRET_FILE_BYTES_MAX = 64 * 1024
 """A password is short; a larger file is a mistake (RFC 4616 needs only 1..255 octets)."""
 
+MASK = "***"
+"""Stands for a secret that is not shown. It is none itself, or sending back what was shown would replace one by it."""
+
 SOCKET_PATH_BYTES_MAX = 107
 """Linux's sockaddr_un holds so many and a NUL (unix(7))."""
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DIGITS = re.compile(r"[0-9]{1,10}")
 _SIZE = re.compile(r"([0-9]+)(KiB|MiB|GiB)?")
 _BYTES = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # Underscores are no part of a DNS host name, but container networks hand out such names.
@@ -95,8 +114,19 @@ class Secret:
         """Return the password itself; the caller hands it to the peer and to nothing else."""
         return self._value
 
+    def told(self) -> dict[str, str] | str:
+        """Return what may be shown: where it comes from, as a configuration says it, and else that it is there."""
+        kind, _, where = self.source.partition(" ")
+        return {kind: where} if kind in {"env", "file"} else MASK
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Be masked as JSON wherever it stands, also in a part that somebody adds tomorrow."""
+        masked = core_schema.plain_serializer_function_ser_schema(cls.told, when_used="json")
+        return core_schema.is_instance_schema(cls, serialization=masked)
+
     def __repr__(self) -> str:
-        return f"Secret(***, {self.source})"
+        return f"Secret({MASK}, {self.source})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and (self._value, self.source) == (other._value, other.source)
@@ -136,6 +166,39 @@ def parse_size(value: object) -> int:
     if size <= 0:
         raise ValueError(f"{quoted(value)} leaves no room at all; write a size above zero, as in 1MiB")
     return size
+
+
+def written_duration(seconds: float) -> str:
+    """Write a duration so that it is read as the same: in the largest unit of which it is a whole number."""
+    for unit in ("h", "m", "s", "ms"):
+        number = round(seconds / _SECONDS[unit])
+        if number * _SECONDS[unit] == seconds:
+            return f"{number}{unit}"
+    return f"{_decimal(seconds)}s"
+
+
+def written_size(size: int) -> str | int:
+    """Write a size so that it is read as the same: in the largest unit of which it is a whole number."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size % _BYTES[unit] == 0:
+            return f"{size // _BYTES[unit]}{unit}"
+    return size
+
+
+def written_number(value: float) -> float | str:
+    """Write a number so that it is read as the same: no exponent is, so that a tiny one is a text."""
+    if value == int(value):
+        return int(value)
+    return _decimal(value) if "e" in repr(value) else value
+
+
+def _decimal(value: float) -> str:
+    return format(Decimal(repr(value)), "f")
+
+
+def parse_key(value: object) -> object:
+    """Turn a number that is a text into one, as all keys are texts in JSON."""
+    return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
 
 
 def parse_host_port(value: object) -> HostPort:
@@ -251,6 +314,10 @@ def parse_secret(value: object, info: ValidationInfo) -> Secret:
             return _secret_from_env(name, around)
         case {"file": str(path), **rest} if path and not rest:
             return secret_from_file(path, around)
+        case str() if value == MASK:
+            raise ValueError(
+                f"{MASK} stands for a secret that is not shown; write the secret, {{env: NAME}} or {{file: PATH}}"
+            )
         case str() if value:
             return Secret(_checked(value, "the password"), "literal")
         case bool() | int():
@@ -331,15 +398,18 @@ def _address_schema(*examples: str) -> WithJsonSchema:
 
 
 AS_TEXT = PlainSerializer(str, return_type=str, when_used="json")
+AS_NUMBER = PlainSerializer(written_number, return_type=float | int | str, when_used="json")
 
 Duration = Annotated[
     float,
     PlainValidator(parse_duration),
+    PlainSerializer(written_duration, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["100ms", "30s", "5m", "1h"]}),
 ]
 Size = Annotated[
     int,
     PlainValidator(parse_size),
+    PlainSerializer(written_size, return_type=str | int, when_used="json"),
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}],
@@ -378,8 +448,13 @@ HostName = Annotated[
     PlainValidator(parse_host_name),
     WithJsonSchema({"type": "string", "minLength": 1, "examples": ["kafka.example.com"]}),
 ]
-Password = Annotated[Secret, PlainValidator(parse_secret), WithJsonSchema(_SECRET_SCHEMA), AS_TEXT]
+Password = Annotated[
+    Secret,
+    PlainValidator(parse_secret),
+    WithJsonSchema(_SECRET_SCHEMA),
+    PlainSerializer(Secret.told, return_type=dict[str, str] | str, when_used="json"),
+]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
-NodeId = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+NodeId = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1), BeforeValidator(parse_key)]
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Addressing = Literal["ports", "single", "sni"]

@@ -102,7 +102,14 @@ ENDPOINTS = (
             clusters=_CLUSTERS,
         ),
     ),
-    Endpoint("GET", "/config", "config", "The configuration at work", {200: "Without secrets"}, _ANYTHING),
+    Endpoint(
+        "GET",
+        "/config",
+        "config",
+        "The configuration at work",
+        {200: "As PUT takes it, but for secrets: ***"},
+        _ANYTHING,
+    ),
     Endpoint(
         "GET",
         "/clients",
@@ -163,7 +170,7 @@ RELOADING = (
         "PUT",
         "/config",
         "put_config",
-        "Apply the configuration that is sent, as YAML; the file stays as it is, and a later change of it wins",
+        "Apply the configuration that is sent, as YAML or JSON; the file stays as it is, and a later change of it wins",
         _CHANGED,
         _PLAN,
         (("dry_run", "query", "true: change nothing, and tell what would be done"),),
@@ -224,6 +231,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
             }
             for name, where, text in endpoint.parameters
         ]
+    if endpoint.method == "PUT":
+        kinds = ("application/yaml", "application/json")
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": _ANYTHING} for kind in kinds}}
     if endpoint.name in {"healthz", "readyz"}:
         operation["security"] = [{}]
     return operation

@@ -53,7 +53,9 @@ class Origin:
                 raise KproxyError("there is no file to read: kproxy was started without --config")
             loaded = from_flags(self.flags, self.path)
         else:
-            loaded = from_flags(self.flags, text, directory=Path() if self.path is None else self.path.parent)
+            loaded = from_flags(
+                self.flags, text, directory=Path() if self.path is None else self.path.parent.absolute()
+            )
         return loaded.config, _warnings(loaded)
 
     def content(self) -> bytes:

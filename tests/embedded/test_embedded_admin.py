@@ -379,6 +379,8 @@ def test_what_is_described_is_there(
                 if kind == "application/json":
                     schema = operation["responses"][str(answer.status)]["content"][kind]["schema"]
                     assert answer.json.keys() <= schema.get("properties", answer.json).keys()
+    shown = admin.get("/config").body.encode()
+    assert admin.send("PUT", "/config", shown, {}).json["plan"] == []
     assert admin.send("PUT", "/config", b"cluster: {}", {}).status == 400
     assert admin.send("PUT", "/config", b"clusters: {}", {}).json["plan"] == []  # the flags are laid over it
     assert admin.post("/reload").status == 409  # there is no file

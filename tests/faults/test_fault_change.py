@@ -162,7 +162,7 @@ async def test_an_address_that_is_taken(tmp_path: Path) -> None:
         assert answer.status == 409
         assert "address already in use" in answer.json["error"]
         await client.heartbeat()
-        assert (await stage.send("GET", "/config")).json["drain_timeout"] == 30.0
+        assert (await stage.send("GET", "/config")).json["drain_timeout"] == "30s"
 
 
 @on_uvloop

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from kproxy.config.flags import Flags
@@ -131,6 +132,129 @@ def test_masked(tmp_path: Path) -> None:
     assert shown["clusters"]["main"]["bootstrap"] == ["kafka1:9092"]
     assert shown["limits"][0]["match"]["client_ips"] == ["10.0.0.0/8"]
     assert shown.keys() == Config.model_fields.keys()
+
+
+WHOLE = """\
+clusters:
+  main:
+    bootstrap: [kafka1:9092, "[::1]:9093"]
+    sasl: {mechanism: SCRAM-SHA-512, username: gateway, password: {env: KEY}}
+    credentials: {"team-*": {username: team, password: {env: KEY}}}
+    tls: {cert_file: a.pem, key_file: k.pem, key_password: {env: KEY}, server_name: k.internal, reload_interval: 90s}
+    refresh_interval: 1.5s
+  issued:
+    bootstrap: [kafka2:9092]
+    tls: {}
+    sasl:
+      mechanism: OAUTHBEARER
+      oauth: {token_url: "https://id.example.com/t", client_id: k, client_secret: {env: KEY}, extensions: {cluster: c}}
+  held: {bootstrap: [kafka3:9092], sasl: {mechanism: OAUTHBEARER, oauth: {token_file: token}}, tls: {verify: false}}
+  passed: {bootstrap: [kafka4:9092], sasl: {username: gateway, password: {env: KEY}}, passthrough: plain}
+listeners:
+  public:
+    cluster: main
+    bind: 0.0.0.0:9092
+    advertise: kafka.example.com:9092
+    broker_port_start: 9200
+    broker_ports: {101: 9150, 102: 9151}
+    tls:
+      cert_file: a.pem
+      key_file: k.pem
+      client_auth: required
+      client_ca_file: ca.pem
+      principal_rules: ["RULE:^CN=([^,]+),.*$/$1/L", DEFAULT]
+      min_version: 1.3
+    sasl:
+      mechanisms: [SCRAM-SHA-512, OAUTHBEARER]
+      users_file: users.yaml
+      session_lifetime: 1h
+      oauth: {jwks_url: "https://id.example.com/jwks", issuer: i, audience: kafka, leeway: 100ms}
+    proxy_protocol: true
+    trusted_proxies: [10.0.0.0/8]
+    request_bytes_max: 1000001
+    access:
+      cidrs: [10.0.0.0/8, "2001:db8::/32"]
+      default: deny
+      rules:
+        - {principals: ["User:a*"], operations: [read], topic: "orders-*"}
+        - {principal: "*", operations: [all], any: true, effect: deny}
+      apis: {presets: [no_admin], deny: [DeleteTopics]}
+      dry_run: true
+  single: {cluster: issued, bind: 127.0.0.1:9500, addressing: single, advertise: "k{node}.example.com:9500"}
+  names:
+    cluster: held
+    bind: 127.0.0.1:9600
+    addressing: sni
+    advertise: "b{node}.example.com:9600"
+    bootstrap_name: b.example.com
+    tls: {cert_file: a.pem, key_file: k.pem}
+  passed: {cluster: passed, bind: 127.0.0.1:9700, sasl: {mechanisms: [PLAIN], allow_plaintext_passwords: true}}
+limits:
+  - name: spread
+    leaky_bucket: {rate: 0.5, burst: 3, nodelay: true}
+    key: [client_ip, principal]
+    match:
+      listeners: [public]
+      apis: [Produce]
+      principals: ["User:a"]
+      client_ids: ["b-*"]
+      client_ips: [10.0.0.0/8]
+    on_exceed: reject
+    reject_produce: true
+    max_wait: 1m
+  - {name: tiny, leaky_bucket: {rate: 0.00001}}
+  - {name: bytes, leaky_bucket: {unit: bytes_out, rate: 2MiB, burst: 1.5}}
+  - {name: window, fixed_window: {unit: bytes_in, count: 100MiB, window: 90m}, dry_run: true}
+  - {name: slots, concurrency: {max: 4, waiting: 0, count_long_polls: true}, on_exceed: delay}
+  - {name: doors, connections: {max: 5, rate: 2, burst: 0.5}, key: [client_ip]}
+admin: {bind: 127.0.0.1:9090, api_key: {env: KEY}}
+metrics: {latency: true, per_client_id: true, max: 7}
+workers: 2
+drain_grace: 7s
+drain_rebootstrap: false
+"""
+
+LOGS = (
+    "{to: file, path: log, sample: 0.00001, match: {listeners: [public], apis: [Fetch]}, fields: [time, api]}",
+    "{to: stdout}",
+    "{to: kafka, topic: t, cluster: main, key: api, acks: all}",
+    "{to: kafka, topic: t, bootstrap: [log:9092], sasl: {username: u, password: {env: KEY}}, tls: {ca_file: ca.pem}}",
+)
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_what_is_shown_can_be_sent_back(log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is configured is shown so that it is read as the same, as JSON and as YAML, wherever it is read."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("etc/kproxy.yaml")
+    path.parent.mkdir()
+    path.write_text(f"{WHOLE}request_log: {log}\n", encoding="utf-8")
+    environ = {"KEY": "sesame"}
+    config = load(path, environ=environ).config
+    shown = masked(config)
+    assert "sesame" not in json.dumps(shown)
+    for text in (json.dumps(shown), json.dumps(shown, indent=2), yaml.safe_dump(shown)):
+        assert load(text, environ=environ).config == config
+
+
+def test_what_is_shown_is_what_a_user_writes() -> None:
+    """Durations and sizes have units, and numbers no needless fraction."""
+    shown = masked(load(WHOLE, environ={"KEY": "k"}).config)
+    main, public, limits = shown["clusters"]["main"], shown["listeners"]["public"], shown["limits"]
+    assert (main["refresh_interval"], main["tls"]["reload_interval"], main["login_timeout"]) == ("1500ms", "90s", "10s")
+    assert (public["request_bytes_max"], public["buffered_bytes_max"]) == (1_000_001, "512MiB")
+    assert limits[1]["leaky_bucket"] == {"unit": "requests", "rate": "0.00001", "burst": 0, "nodelay": False}
+    assert limits[3]["fixed_window"]["window"] == "90m"
+    assert json.dumps(limits[2]["leaky_bucket"]["rate"]) == "2097152"
+
+
+def test_a_mask_is_no_secret() -> None:
+    """Sending back what is not shown is refused by the place where it stands, and replaces no secret."""
+    shown = masked(load(GOOD).config)
+    with pytest.raises(ConfigError) as caught:
+        load(json.dumps(shown), environ={})
+    (line,) = str(caught.value).splitlines()
+    assert "clusters.main.sasl.password: *** stands for a secret that is not shown; write the secret" in line
 
 
 def test_a_secret_anywhere_is_masked() -> None:

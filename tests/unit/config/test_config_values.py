@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kproxy.config.values import (
     SECRET_FILE_BYTES_MAX,
@@ -19,6 +21,9 @@ from kproxy.config.values import (
     parse_host_port,
     parse_secret,
     parse_size,
+    written_duration,
+    written_number,
+    written_size,
 )
 
 
@@ -28,6 +33,25 @@ from kproxy.config.values import (
 def test_durations_are_read_as_seconds(text: object, seconds: float) -> None:
     """A duration with its unit becomes seconds; a float, which only Python can give, is seconds already."""
     assert parse_duration(text) == pytest.approx(seconds)
+
+
+@given(st.floats(min_value=0, exclude_min=True, allow_infinity=False), st.integers(1, 2**53))
+def test_what_is_written_is_read_as_the_same(seconds: float, size: int) -> None:
+    """Any duration, size or number is the same when it comes back, and no number has an exponent."""
+    assert parse_duration(written_duration(seconds)) == seconds
+    assert parse_size(written_size(size)) == size
+    number = written_number(seconds)
+    assert float(number) == seconds
+    assert not isinstance(number, str | float) or "e" not in str(number)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.1, "100ms"), (1.5, "1500ms"), (90.0, "90s"), (600.0, "10m"), (7200.0, "2h"), (1e-5, "0.00001s")],
+)
+def test_durations_are_written_in_a_fitting_unit(seconds: float, text: str) -> None:
+    """The largest unit of which it is a whole number."""
+    assert written_duration(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,10 @@ async def served(desk: Desk, reloads: Reloads | None = None, **house: Any) -> As
         "drain": lambda: None,
         "pid": os.getpid(),
         "reloads": reloads,
+        "config": lambda: load(CONFIG).config,
     } | house
     configured = Configured(bind=admin.address)  # type: ignore[arg-type]  # pydantic reads it
-    server = AdminServer(configured, House(lambda: load(CONFIG).config, desk, **told), bound_socket)
+    server = AdminServer(configured, House(desk=desk, **told), bound_socket)
     server.open()
 
     async def ask(method: str, path: str, body: bytes | None = None) -> Answer:
@@ -328,7 +329,24 @@ async def test_a_configuration_can_be_sent() -> None:
     assert 'kproxy_reloads_total{result="refused"} 3.0' in scrape
     assert "kproxy_last_reload_time_seconds 1" in scrape
     assert described["/config"].keys() == {"get", "put"}
+    assert described["/config"]["put"]["requestBody"]["content"].keys() == {"application/yaml", "application/json"}
     assert "put" not in document()["paths"]["/config"]
+
+
+async def test_what_is_shown_can_be_sent_back() -> None:
+    """PUT of what GET gave changes nothing; a secret that is not shown is asked for, and not replaced by its mask."""
+    house = Changed()
+    house.config = load(CONFIG.replace("password: hunter2", "password: {env: PATH}")).config
+    async with served(Workers({}), house.reloads, config=lambda: house.config) as ask:
+        shown = await ask("GET", "/config")
+        told = await ask("PUT", "/config", shown.body.encode())
+        assert (told.status, told.json["plan"]) == (200, [])
+        house.config = load(CONFIG).config
+        refused = await ask("PUT", "/config", (await ask("GET", "/config")).body.encode())
+        assert refused.status == 400
+        (mistake,) = refused.json["mistakes"]
+        assert "clusters.main.sasl.password: *** stands for a secret that is not shown" in mistake
+        assert house.config == load(CONFIG).config
 
 
 async def test_a_plan_can_be_asked_for() -> None:
