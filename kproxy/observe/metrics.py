@@ -167,7 +167,7 @@ class _Collector(Collector):
     def _connections(self) -> Iterator[Metric]:
         now = [((name,), listener["connections"]) for name, listener in self._listeners.items() if _open(listener)]
         yield _gauge("connections", "Connections of clients that are open.", ("listener",), now)
-        text = "How many connections of clients there may be, in each worker."
+        text = "How many connections of clients there may be, over all workers."
         most = [((name,), many) for name, many in self._snapshot.connections_max.items()]
         yield _gauge("connections_max", text, ("listener",), most)
         yield self._per_listener("connections_opened", "Connections of clients so far.", "opened")

@@ -58,6 +58,7 @@ def test_a_program_that_has_just_begun() -> None:
     assert values(families["kproxy_workers_started"]) == {(): 3}
     assert values(families["kproxy_process_cpu_seconds"]) == {("supervisor",): 2.5}
     assert values(families["kproxy_connections_max"]) == {("public",): 100}
+    assert "over all workers" in families["kproxy_connections_max"].documentation
     assert values(families["kproxy_process_max_descriptors"]) == {(): 1024}
     assert values(families["kproxy_process_open_descriptors"]) == {("supervisor",): 7}
     assert values(families["kproxy_broker_up"]) == {("1", "main"): 1, ("2", "main"): 0}
