@@ -134,7 +134,11 @@ class Api:
                 "ready": now.ready,
                 "reasons": reasons,
                 "draining": now.draining,
+                "workers": now.workers,
                 "workers_started": now.workers_started,
+                "reloads": now.reloads,
+                "connections_max": now.connections_max,
+                "descriptors_max": now.descriptors_max,
                 "processes": [
                     {
                         "name": process.name,

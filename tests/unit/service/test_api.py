@@ -324,10 +324,16 @@ async def test_a_configuration_can_be_sent() -> None:
         none = await ask("POST", "/reload")
         assert (none.status, "without --config" in none.json["error"]) == (409, True)
         scrape = (await ask("GET", "/metrics")).body
+        status = (await ask("GET", "/status")).json
         described = (await ask("GET", "/openapi.json")).json["paths"]
     assert 'kproxy_reloads_total{result="succeeded"} 2.0' in scrape
     assert 'kproxy_reloads_total{result="refused"} 3.0' in scrape
     assert "kproxy_last_reload_time_seconds 1" in scrape
+    assert (status["reloads"]["succeeded"], status["reloads"]["refused"]) == (2, 3)
+    assert status["reloads"]["changed_at"] > 1
+    assert (status["workers"], status["connections_max"]) == (1, {"public": 10_000})
+    told = described["/status"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["properties"]
+    assert status.keys() == told.keys()
     assert described["/config"].keys() == {"get", "put"}
     assert described["/config"]["put"]["requestBody"]["content"].keys() == {"application/yaml", "application/json"}
     assert "put" not in document()["paths"]["/config"]
