@@ -84,6 +84,7 @@ _ADVICE = (
     ("but found another document", "a second document; keep everything in one, without '---'"),
     ("found unknown escape character", "an unknown escape; write '\\\\' for a backslash, or use single quotes"),
     ("expected ',' or '}'", "a '{' without its '}', or a comma that is missing; add it, or put the text in quotes"),
+    ("expected the node content", "something is missing before this, as behind a '{', '[' or ','; add it, or close it"),
     ("expected ',' or ']'", "a '[' without its ']', or a comma that is missing; add it, or put the text in quotes"),
 )
 

@@ -152,6 +152,7 @@ def test_each_mistake_is_one_line_with_its_place(text: str, told: str) -> None:
         ("a: 'hunter2", "YAML: a quote that is never closed"),
         ("a: {b: hunter2", "YAML: a '{' without its '}'"),
         ("a: [hunter2\nb: 1", "YAML: a '[' without its ']'"),
+        ("a: {\n", "YAML: something is missing before this"),
         ("a: 1\n---\nhunter2: 2", "2:1: YAML: a second document"),
         ("password: *hunter2", "1:11: YAML: '*' begins an alias"),
         ("a: &hunter2 b\nc: &hunter2 d\n", "2:4: YAML: '&' begins an anchor"),
