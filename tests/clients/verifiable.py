@@ -11,10 +11,10 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from clients.records import new_name
@@ -35,6 +35,7 @@ class Verifiable:
         folder: Where what they print is kept.
         per_second: How many records to send in a second.
         protocol: Of the group: classic, or consumer (KIP-848).
+        settings: More of both clients' configuration.
     """
 
     def __init__(
@@ -46,24 +47,26 @@ class Verifiable:
         *,
         per_second: int = 100,
         protocol: str = "classic",
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._tools = tools
         self._topic = topic
         self._target = ("--bootstrap-server", address, "--topic", topic)
         self._rate = ("--throughput", str(per_second), "--repeating-keys", "100")
         self._group = ("--group-id", new_name("group"), "--group-protocol", protocol, "--verbose")
-        self._settings = folder / "producer.properties"  # it would try once, unlike applications
-        self._settings.write_text("retries=2147483647\n", encoding="ascii")
+        lines = "".join(f"{name}={value}\n" for name, value in settings.items())
+        self._reading, self._writing = folder / "consumer.properties", folder / "producer.properties"
+        self._reading.write_text(lines, encoding="utf-8")
+        self._writing.write_text(f"retries=2147483647\n{lines}", encoding="utf-8")  # it would try once
         self._wrote, self._read = folder / "wrote", folder / "read"
         self._programs: list[GuardedProcess] = []
 
     def __enter__(self) -> Self:
         """Begin to read, and then to write."""
         try:
-            self._start(Tool.VERIFIABLE_CONSUMER, *self._group, output=self._read)
+            self._start(Tool.VERIFIABLE_CONSUMER, *self._group, *_settings(self._reading), output=self._read)
             wait_until(lambda: any(_events(self._read, "partitions_assigned")), START_SECONDS, "partitions")
-            settings = ("--command-config", str(self._settings))
-            self._start(Tool.VERIFIABLE_PRODUCER, *self._rate, *settings, output=self._wrote)
+            self._start(Tool.VERIFIABLE_PRODUCER, *self._rate, *_settings(self._writing), output=self._wrote)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -115,6 +118,10 @@ class Verifiable:
             _silence(_events(self._wrote, "producer_send_success"), since),
             _silence(_events(self._read, "records_consumed"), since),
         )
+
+
+def _settings(path: Path) -> tuple[str, str]:
+    return "--command-config", str(path)
 
 
 def _events(path: Path, name: str) -> Iterator[dict[str, Any]]:
