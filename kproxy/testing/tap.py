@@ -296,8 +296,12 @@ class Tap:
         self._send(end.peer)
 
     def _send(self, end: _End) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             end.pending = end.pending[end.socket.send(end.pending) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # it takes no more, but may have sent something before: its own read will tell
+            end.pending = memoryview(b"")
 
     def _finish_writing(self, end: _End) -> None:
         if end.peer.read_ended and not end.pending and not end.write_ended:
