@@ -24,6 +24,8 @@ from kproxy.errors import KproxyError
 
 INTERVAL_SECONDS = 2.0
 ONCE_SECONDS = 1.0
+ONCE_ROWS_MIN = 50
+"""What is printed once may be scrolled through."""
 
 PAGES_MAX = 3
 """How many pages of 1,000 clients are looked at; the busiest of those are shown."""
@@ -37,7 +39,7 @@ def show(client: AdminClient, *, once: bool) -> None:
     before = look(client)
     if once:
         time.sleep(ONCE_SECONDS)
-        console.print(view(before, look(client), console.height))
+        console.print(view(before, look(client), console.width, max(console.height, ONCE_ROWS_MIN)))
     else:
         _watch(client, console, before)
 
@@ -68,10 +70,12 @@ def _watch(client: AdminClient, console: Console, before: Sample) -> None:
                 try:
                     after = look(client)
                 except KproxyError as error:
-                    parts = [Text(str(error), "bold red")]
-                    live.update(Group(*parts, view(before, shown, console.height)) if shown else parts[0], refresh=True)
+                    told = Text(str(error), "bold red")
+                    lines = len(told.wrap(console, console.width))
+                    seen = [view(before, shown, console.width, console.height - lines)] if shown else []
+                    live.update(Group(told, *seen), refresh=True)
                     continue
-                live.update(view(before, after, console.height), refresh=True)
+                live.update(view(before, after, console.width, console.height), refresh=True)
                 before, shown = after, after
         except KeyboardInterrupt:
             return

@@ -2,27 +2,27 @@
 
 Never here: a question to the API, or the terminal's keys::
 
-    view(before, after, rows=40)      something that rich can print
+    view(before, after, columns=80, rows=24)      something that rich can print
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kproxy.cli.topcolumns import Cell, Column, fitted
+
 APIS_SHOWN = 5
-LIMITS_SHOWN = 10
-BROKERS_SHOWN = 20
-ROWS_MIN = 24
-ROWS_AROUND_CLIENTS = 12
-"""Lines that the rest takes beside one line per listener, limit and broker."""
+ROWS_MIN = 3
+"""Of listeners, limits and clusters each, as of 24 lines."""
+CLIENTS_MIN = 5
+ROWS_OF_HEADINGS = 9
+"""Four tables' headings and the lines above them, and the note below the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,32 @@ class Sample:
     clients_total: int = 0
 
 
-def view(before: Sample, after: Sample, rows: int) -> RenderableType:
-    """Return the tables; ``rows`` is how many lines there are for them."""
+class Part(NamedTuple):
+    """A table, and what is not in it."""
+
+    gap: Text
+    table: Table
+    note: Text
+
+
+def _part(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], width: int, note: str = "") -> Part:
+    return Part(Text(), fitted(columns, rows, width), Text(note, "italic", end="\n" if note else ""))
+
+
+def view(before: Sample, after: Sample, columns: int, rows: int) -> RenderableType:
+    """Return the tables; ``columns`` and ``rows`` are the place that there is for them."""
     seconds = max(after.at - before.at, 0.001)
-    parts: list[RenderableType] = [_head(before, after, seconds), _listeners(before, after, seconds)]
-    limits = _limits(before, after, seconds)
-    if limits is not None:
-        parts.append(limits)
-    parts.append(_brokers(after))
-    used = ROWS_AROUND_CLIENTS + sum(part.row_count for part in parts if isinstance(part, Table))
-    parts.append(_clients(before, after, seconds, max(rows - used, 5)))
-    return Group(*parts)
+    head = _head(before, after, seconds)
+    left = rows - len(head.wrap(Console(width=columns), columns)) - ROWS_OF_HEADINGS
+    most = max(left // 4, ROWS_MIN)
+    parts = [
+        _listeners(before, after, seconds, columns, most),
+        *_limits(before, after, seconds, columns, most),
+        _brokers(after, columns, most),
+    ]
+    left -= sum(part.table.row_count + bool(part.note) for part in parts)
+    parts.append(_clients(before, after, seconds, columns, max(left, CLIENTS_MIN)))
+    return Group(head, *(line for part in parts for line in part))
 
 
 def _head(before: Sample, after: Sample, seconds: float) -> Text:
@@ -66,82 +81,110 @@ def _cpu(sample: Sample) -> float:
     return sum(float(process["cpu_seconds"]) for process in sample.status["processes"])
 
 
-def _listeners(before: Sample, after: Sample, seconds: float) -> Table:
-    table = _table("listener", "connections", "requests/s", "in/s", "out/s", "most asked for, per s")
+def _listeners(before: Sample, after: Sample, seconds: float, width: int, most: int) -> Part:
+    columns = (
+        Column("listener", 0, least=12),
+        Column("connections", 4),
+        Column("requests/s", 1),
+        Column("in/s", 2),
+        Column("out/s", 3),
+        Column("most asked for, per s", 5, least=21, extra=True),
+    )
     earlier = before.status["counters"].get("listeners", {})
+    rows = []
     for name, now in after.status["counters"].get("listeners", {}).items():
         then = earlier.get(name, {})
         apis = {api: (count - then.get("requests", {}).get(api, 0)) / seconds for api, count in now["requests"].items()}
         busiest = nlargest(APIS_SHOWN, ((rate, api) for api, rate in apis.items() if rate > 0))
-        table.add_row(
-            escape(name),
+        cells = (
+            name,
             f"{now.get('connections', 0):,}",
             _rate(sum(apis.values())),
             _size((now["bytes_in"] - then.get("bytes_in", 0)) / seconds),
             _size((now["bytes_out"] - then.get("bytes_out", 0)) / seconds),
-            ", ".join(f"{api} {_rate(rate)}" for rate, api in busiest),
+            [f"{api} {_rate(rate)}" for rate, api in busiest],
         )
-    return table
+        rows.append((sum(apis.values()), cells))
+    return _first(columns, rows, width, most, "listeners, the busiest")
 
 
-def _limits(before: Sample, after: Sample, seconds: float) -> Table | None:
-    limits = after.status["counters"].get("limits", {})
-    if not limits:
-        return None
-    decisions = ("asked", "delayed", "throttled", "rejected", "closed")
-    table = _table("limit", *(f"{decision}/s" for decision in decisions), "keys")
+def _limits(before: Sample, after: Sample, seconds: float, width: int, most: int) -> Iterator[Part]:
+    """Yield it, if there are limits."""
+    decisions = {"asked": 1, "delayed": 3, "throttled": 2, "rejected": 4, "closed": 5}
+    columns = (
+        Column("limit", 0, least=12),
+        *(Column(f"{decision}/s", rank) for decision, rank in decisions.items()),
+        Column("keys", 6),
+    )
     earlier = before.status["counters"].get("limits", {})
-    for name, now in list(limits.items())[:LIMITS_SHOWN]:
+    rows = []
+    for name, now in after.status["counters"].get("limits", {}).items():
         then = earlier.get(name, {})
-        rates = (_rate((now[decision] - then.get(decision, 0)) / seconds) for decision in decisions)
-        table.add_row(escape(name), *rates, f"{now.get('keys', 0):,}")
-    return table
+        rates = [(now[decision] - then.get(decision, 0)) / seconds for decision in decisions]
+        cells = (name, *map(_rate, rates), f"{now.get('keys', 0):,}")
+        rows.append(((sum(rates[1:]), rates[0]), cells))
+    if rows:
+        yield _first(columns, rows, width, most, "limits, those that hold most up")
 
 
-def _brokers(after: Sample) -> Table:
-    table = _table("cluster", "brokers", "down")
-    for name, cluster in list(after.status["clusters"].items())[:BROKERS_SHOWN]:
+def _brokers(after: Sample, width: int, most: int) -> Part:
+    columns = (Column("cluster", 1, least=12), Column("brokers", 0), Column("down", 2, least=12, style="bold red"))
+    rows = []
+    for name, cluster in after.status["clusters"].items():
         down = [node_id for node_id, broker in cluster["brokers"].items() if not broker["up"]]
-        up = len(cluster["brokers"]) - len(down)
-        listed = Text(", ".join(down[:BROKERS_SHOWN]) or "-", "bold red" if down else "")
-        table.add_row(escape(name), f"{up} of {len(cluster['brokers'])} up", listed)
-    return table
+        count = len(cluster["brokers"])
+        rows.append((len(down), (name, f"{count - len(down)} of {count} up", down)))
+    return _first(columns, rows, width, most, "clusters, those with most brokers down")
 
 
-def _clients(before: Sample, after: Sample, seconds: float, rows: int) -> Table:
+def _clients(before: Sample, after: Sample, seconds: float, width: int, most: int) -> Part:
+    columns = (
+        Column("client", 0, least=16),
+        Column("principal", 6, least=14, extra=True),
+        Column("address", 5, least=21),
+        Column("requests/s", 1),
+        Column("in/s", 2),
+        Column("out/s", 3),
+        Column("in flight", 4),
+        Column("software", 7, least=14, extra=True),
+        Column("APIs", 8, least=14, extra=True),
+    )
     earlier = {client["id"]: client for client in before.clients}
 
     def rate(client: Mapping[str, Any], of: str) -> float:
         then = earlier.get(client["id"], {})
         return max(float(client[of] - then.get(of, 0)), 0.0) / seconds
 
-    busiest = nlargest(rows, after.clients, key=lambda client: (rate(client, "requests"), client["requests"]))
-    table = _table("client", "address", "software", "requests/s", "in/s", "out/s", "in flight", "APIs")
-    for client in busiest:
-        software = " ".join(filter(None, (client["software"], client["software_version"])))
-        table.add_row(
-            escape(client["client_id"] or "-"),
+    busiest = nlargest(most, after.clients, key=lambda client: (rate(client, "requests"), client["requests"]))
+    rows = [
+        (
+            client["client_id"] or "",
+            client["principal"],
             client["address"],
-            escape(software or "-"),
             _rate(rate(client, "requests")),
             _size(rate(client, "bytes_in")),
             _size(rate(client, "bytes_out")),
             str(client["in_flight"]),
-            ", ".join(f"{api} v{max(map(int, versions))}" for api, versions in client["apis"].items()),
+            " ".join(filter(None, (client["software"], client["software_version"]))),
+            [f"{api} v{max(map(int, versions))}" for api, versions in client["apis"].items()],
         )
+        for client in busiest
+    ]
+    note = ""
     if after.clients_total > len(busiest):
         seen = "" if after.clients_total == len(after.clients) else f" (of {len(after.clients):,} that were looked at)"
-        table.caption = f"{len(busiest)} of {after.clients_total:,} clients, the busiest{seen}"
-    return table
+        note = f"{len(busiest)} of {after.clients_total:,} clients, the busiest{seen}"
+    return _part(columns, rows, width, note)
 
 
-def _table(first: str, *headings: str) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left", expand=False)
-    table.add_column(first, no_wrap=True)
-    for heading in headings:
-        numbers = heading.endswith(("/s", "connections", "keys", "in flight"))
-        table.add_column(heading, justify="right" if numbers else "left", no_wrap=True, overflow="ellipsis")
-    return table
+def _first(
+    columns: Sequence[Column], rows: Sequence[tuple[Any, Sequence[Cell]]], width: int, most: int, what: str
+) -> Part:
+    """Take the rows with the highest weights, where there are more than fit, and say so."""
+    if len(rows) <= most:
+        return _part(columns, (cells for _, cells in rows), width)
+    kept = nlargest(most - 1, rows, key=lambda row: row[0])
+    return _part(columns, (cells for _, cells in kept), width, f"{len(kept)} of {len(rows):,} {what}")
 
 
 def _rate(rate: float) -> str:
