@@ -2,7 +2,10 @@
 
 import asyncio
 import datetime as dt
+import gc
+import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -166,6 +169,25 @@ async def test_the_wrong_port(talk: Any, speaks: Speaks) -> None:
         assert failure.step == "tls"
         host, port = parse_host_port(address)
         assert await who_is_there(host, port, 0.5) is speaks
+
+
+async def resetting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read, and reset the connection."""
+    await reader.read(1000)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def test_connections_that_are_reset_leave_nothing_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a connection ended is looked at, for asyncio writes a traceback of each such error that nobody sees."""
+    # Where the garbage collector comes to the protocol first, this looks at the error; it may come to the error first.
+    monkeypatch.delattr(asyncio.StreamReaderProtocol, "__del__")
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with server(resetting) as address:
+        assert await who_is_there(*parse_host_port(address), 2) is Speaks.CLOSES
+    gc.collect()
+    assert told == []
 
 
 def test_a_refusal_in_tls_is_told_as_one() -> None:

@@ -116,6 +116,8 @@ async def _say(host: str, port: int, data: bytes, timeout_seconds: float) -> byt
     finally:
         if writer is not None:
             writer.transport.abort()
+            with suppress(OSError):  # why the connection ended, which asyncio would else write to standard error
+                await writer.wait_closed()
 
 
 async def _first(reader: asyncio.StreamReader) -> bytes:
