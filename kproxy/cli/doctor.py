@@ -44,7 +44,8 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("address", metavar="[HOST:PORT]", required=False)
 @click.option("--config", metavar="FILE", type=_PATH, help="Walk a configuration's brokers, then its listeners.")
-@click.option("--tls", is_flag=True, help="Speak TLS to the proxy.")
+@click.option("--listener", "listeners", metavar="NAME", multiple=True, help="Of --config, only this; may be repeated.")
+@click.option("--tls", is_flag=True, help="Speak TLS to the proxy; with --config: where a listener does.")
 @click.option("--ca-file", metavar="FILE", type=_PATH, help="Whom to trust, in PEM; default: the system's.")
 @click.option("--cert-file", metavar="FILE", type=_PATH, help="A client certificate, in PEM.")
 @click.option("--key-file", metavar="FILE", type=_PATH, help="Its key, where that is in a file of its own.")
@@ -52,7 +53,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--insecure", is_flag=True, help="Do not look at the proxy's certificate.")
 @click.option("--username", metavar="NAME", help="User to log in to the proxy as.")
 @click.option("--password-file", metavar="FILE", help="File with that user's password.")
-@click.option("--mechanism", type=click.Choice(list(MECHANISMS)), default="PLAIN", show_default=True)
+@click.option("--mechanism", type=click.Choice(list(MECHANISMS)), help="PLAIN; with --config: each listener's first.")
 @click.option("--client-id", metavar="ID", default="kproxy-doctor", show_default=True, help="What limits see.")
 @click.option("--scratch-topic", metavar="NAME", help="An existing topic that records may be written to.")
 @click.option("--compare", metavar="HOST:PORT", help="Another replica: does it tell clients the same?")
@@ -63,6 +64,10 @@ def doctor(
     *,
     address: str | None,
     config: Path | None,
+    listeners: tuple[str, ...],
+    username: str | None,
+    password_file: str | None,
+    mechanism: str | None,
     scratch_topic: str | None,
     compare: str | None,
     own: tuple[str, ...],
@@ -77,13 +82,26 @@ def doctor(
         raise click.UsageError("give either HOST:PORT, as a client has it, or --config FILE")
     if config is not None and compare:
         raise click.UsageError("--compare goes with HOST:PORT, not with --config")
+    if listeners and config is None:
+        raise click.UsageError("--listener goes with --config")
     target, other = (_address(text, name) for text, name in ((address, "HOST:PORT"), (compare, "--compare")))
     loaded = load(config) if config is not None else None
-    client = _client(**speaking)
+    if loaded is not None and (unknown := [name for name in listeners if name not in loaded.config.listeners]):
+        raise click.UsageError(f"--listener: there is no {unknown[0]}; there are: {', '.join(loaded.config.listeners)}")
+    logins = _logins(username, password_file, mechanism)
+    client = _client(may_need_tls=loaded is not None, login=logins[0] if logins else None, **speaking)
     walk = import_module("kproxy.service.doctor.walk")
     told = _Told(as_json=as_json)
     if loaded is not None:
-        walk.diagnose_config(loaded.config, client, told.tell, scratch_topic=scratch_topic, own_hosts=own)
+        walk.diagnose_config(
+            loaded.config,
+            client,
+            told.tell,
+            listeners=listeners,
+            logins=logins,
+            scratch_topic=scratch_topic,
+            own_hosts=own,
+        )
     else:
         walk.diagnose(client, target, told.tell, scratch_topic=scratch_topic, compare=other, own_hosts=own)
     return told.end()
@@ -96,41 +114,45 @@ def _address(text: str | None, name: str) -> HostPort | None:
         raise click.UsageError(f"{name}: {error}") from None
 
 
+def _logins(username: str | None, password_file: str | None, mechanism: str | None) -> list[Mechanism]:
+    """Return the login in each mechanism that may be used, PLAIN first."""
+    if (username is None) != (password_file is None):
+        raise click.UsageError("--username and --password-file go together")
+    if username is None or password_file is None:
+        return []
+    try:
+        secret = secret_from_file(password_file, Surroundings(os.environ, Path()))
+    except ValueError as error:
+        raise ConfigError(f"--password-file: {error}") from None
+    return [MECHANISMS[name](username, secret.reveal()) for name in ([mechanism] if mechanism else MECHANISMS)]
+
+
 def _client(
     *,
+    may_need_tls: bool,
+    login: Mechanism | None,
     tls: bool,
     ca_file: Path | None,
     cert_file: Path | None,
     key_file: Path | None,
     server_name: str | None,
     insecure: bool,
-    username: str | None,
-    password_file: str | None,
-    mechanism: str,
     client_id: str,
     timeout: float,
 ) -> Any:  # noqa: ANN401 - a Client, whose module is loaded here
     """Return how to speak to the proxy."""
+    tls = tls or may_need_tls
     needs_tls = {"--ca-file": ca_file, "--cert-file": cert_file, "--server-name": server_name, "--insecure": insecure}
     if given := [flag for flag, value in needs_tls.items() if value and not tls]:
         raise click.UsageError(f"{given[0]} needs --tls")
     if key_file and not cert_file:
         raise click.UsageError("--key-file needs --cert-file")
-    if (username is None) != (password_file is None):
-        raise click.UsageError("--username and --password-file go together")
-    login = None
-    if username is not None and password_file is not None:
-        try:
-            secret = secret_from_file(password_file, Surroundings(os.environ, Path()))
-        except ValueError as error:
-            raise ConfigError(f"--password-file: {error}") from None
-        login = MECHANISMS[mechanism](username, secret.reveal())
     context = None
     if tls:
         door = import_module("kproxy.service.doctor.door")
         context = door.client_context(ca_file, cert_file, key_file, insecure=insecure)
-    visit = import_module("kproxy.service.doctor.visit")
-    return visit.Client(context, server_name, login, client_id, timeout)
+    client = import_module("kproxy.service.doctor.client")
+    return client.Client(context, server_name, login, client_id, timeout)
 
 
 class _Told:

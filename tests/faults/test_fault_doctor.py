@@ -9,20 +9,23 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 from clients.gateway import Gateway, on_uvloop
+from clients.strangers import write_users
 from clients.tlsfront import TlsFront, server_context
 
 from kproxy.config.model import Config
 from kproxy.config.values import parse_host_port
 from kproxy.core.sasl import Plain, Session
+from kproxy.core.scram import Scram
+from kproxy.service.doctor.client import Client
 from kproxy.service.doctor.door import Speaks, client_context, explain, who_is_there
 from kproxy.service.doctor.findings import Finding, Level
-from kproxy.service.doctor.visit import Client
 from kproxy.service.doctor.walk import diagnose, diagnose_config
 from kproxy.testing import fakeanswers
 from kproxy.testing.fakebroker import CLOSE, DEFAULT, Delay, FakeBroker, FakeCluster, Request
@@ -99,7 +102,7 @@ async def test_a_good_proxy_gives_nothing_to_say() -> None:
         assert steps(found) == ["resolve", "connect", "versions", "login", "metadata", "leaks", "broker 1"]
         assert (found[-1].level, found[-1].step) == (Level.SKIP, "scratch")
         asked = {request.key for request in broker.requests}
-        assert asked == {18, ApiKey.SASL_HANDSHAKE, ApiKey.METADATA, ApiKey.FIND_COORDINATOR, ApiKey.DESCRIBE_CLUSTER}
+        assert asked == {18, ApiKey.METADATA, ApiKey.FIND_COORDINATOR, ApiKey.DESCRIBE_CLUSTER}
         assert all(request.client_id == "kproxy" for request in broker.requests)
         assert not broker.surprises
         assert not broker.violations
@@ -209,6 +212,14 @@ class Authority:
         self.ca_file, self.cert_file = folder / "ca.pem", folder / "client.pem"
         self.servers.cert_pem.write_to_path(str(self.ca_file))
         self.clients.issue_cert("client@example.com").private_key_and_cert_chain_pem.write_to_path(str(self.cert_file))
+
+    def server_files(self, folder: Path) -> dict[str, str]:
+        """Write what a listener at 127.0.0.1 shows its clients, as its configuration names it."""
+        issued = self.servers.issue_cert("127.0.0.1")
+        cert_file, key_file = folder / "server.pem", folder / "server.key"
+        issued.cert_chain_pems[0].write_to_path(str(cert_file))
+        issued.private_key_pem.write_to_path(str(key_file))
+        return {"cert_file": str(cert_file), "key_file": str(key_file)}
 
     def client(self, *, trusting: bool = True, cert: bool = False, **settings: Any) -> Client:
         """Make a client that speaks TLS."""
@@ -325,6 +336,47 @@ async def test_row_21_which_login_is_wanted() -> None:
         failure = the_failure(await walked(sasl.address, other))
         assert failure.text == "the broker does not offer SCRAM-SHA-512; it offers: PLAIN"
         assert failure.remedy == "give --mechanism, one of PLAIN"
+
+
+async def test_a_login_that_works_is_all_that_is_asked() -> None:
+    """No other mechanism is asked for, as that is a line in the proxy's log for each of its addresses."""
+    async with stand_in(users=USERS) as broker:
+        await walked(broker.address, Client(mechanism=Plain("gateway", "hunter2"), timeout_seconds=2))
+        assert [request.body for request in broker.of(ApiKey.SASL_HANDSHAKE)] == [p.put_string("PLAIN")] * len(
+            broker.of(ApiKey.SASL_AUTHENTICATE)
+        )
+
+
+async def test_a_listener_is_not_as_its_configuration_says(authority: Authority) -> None:
+    """It asks for a login or not, speaks TLS or not: whatever it is, the proxy does not run this configuration."""
+    tls = replace(authority.client(), offered=())
+    login = Client(mechanism=Plain("gateway", "hunter2"), timeout_seconds=2, offered=("PLAIN",))
+    context = server_context(authority.servers, "127.0.0.1")
+    async with (
+        stand_in(users=USERS) as sasl,
+        stand_in(host="127.0.1.9") as none,
+        TlsFront(none.address, context) as front,
+    ):
+        for address, client, text in (
+            (sasl.address, replace(CLIENT, offered=()), "a login is asked for: PLAIN"),
+            (none.address, login, "no login is asked for, and one was given"),
+            (none.address, tls, "it speaks Kafka without TLS, and was spoken to with"),
+            (front.address, replace(CLIENT, offered=()), "it speaks TLS, and was spoken to without"),
+        ):
+            failure = the_failure(await walked(address, client))
+            assert (failure.text, failure.remedy) == (
+                text,
+                "it does not run this configuration: restart it with this one",
+            )
+
+
+async def test_a_login_that_the_doctor_does_not_know() -> None:
+    """Tokens are for clients: nothing is tried, and that is no failure."""
+    async with stand_in(users=USERS) as broker:
+        found = await walked(broker.address, replace(CLIENT, offered=("OAUTHBEARER",)))
+        assert bad(found) == []
+        assert found[-1].text == "a login is asked for that the doctor does not know: OAUTHBEARER"
+        assert {request.key for request in broker.requests} == {ApiKey.API_VERSIONS}
 
 
 async def test_a_wrong_password_is_tried_once() -> None:
@@ -606,7 +658,7 @@ async def test_all_steps_together_are_bounded(monkeypatch: pytest.MonkeyPatch, b
     """Also where each step stays within its own bound, a walk and a visit end; what was found until then is told."""
     monkeypatch.setattr(f"kproxy.service.doctor.{bound}", 1)
     async with stand_in() as broker:
-        broker.on(ApiKey.SASL_HANDSHAKE, Delay(0.7, DEFAULT))
+        broker.on(ApiKey.API_VERSIONS, Delay(0.7, DEFAULT))
         broker.on(ApiKey.METADATA, Delay(0.7, DEFAULT))
         found = await walked(broker.address, QUICK)
         assert the_failure(found).text == told
@@ -622,10 +674,10 @@ async def test_one_address_among_many_that_closes() -> None:
         assert told[1].startswith(f"{two.address}: versions: ")
 
 
-async def walked_config(config: Config, **options: Any) -> list[Finding]:
+async def walked_config(config: Config, client: Client = CLIENT, **options: Any) -> list[Finding]:
     """Let the doctor walk a configuration."""
     found: list[Finding] = []
-    await asyncio.to_thread(diagnose_config, config, CLIENT, found.append, **options)
+    await asyncio.to_thread(diagnose_config, config, client, found.append, **options)
     assert "hunter2" not in repr(found)
     return found
 
@@ -648,6 +700,85 @@ async def test_a_configuration_is_walked_from_end_to_end() -> None:
         good = [finding.step for finding in found if finding.level is Level.OK]
         assert good[-4:] == ["leaks", "broker 1", "broker 2", "broker 3"]
         assert found[-5].text == "FindCoordinator, DescribeCluster: nothing but what Metadata tells"
+
+
+def configured(cluster: FakeCluster, listeners: dict[str, Any]) -> Config:
+    """Make a configuration of several listeners before one cluster."""
+    return Config.model_validate(
+        {"clusters": {"main": {"bootstrap": cluster.bootstrap.split(",")}}, "listeners": listeners}
+    )
+
+
+def complaints(gateway: Gateway) -> list[Any]:
+    """Return the lines in the proxy's log that would alarm somebody."""
+    return [event for event in gateway.events if event["log_level"] in {"warning", "error"}]
+
+
+@on_uvloop
+async def test_each_listener_is_asked_for_what_it_has(tmp_path: Path) -> None:
+    """One walk, an open listener and two that want a login: it is used where it is asked for, and nobody complains."""
+    users = write_users(tmp_path / "users.yaml", gateway="hunter2")
+    plain = {"mechanisms": ["PLAIN"], "users_file": users, "allow_plaintext_passwords": True}
+    scram = {"mechanisms": ["SCRAM-SHA-512"], "users_file": users}
+    logins = [Plain("gateway", "hunter2"), Scram("gateway", "hunter2", "SCRAM-SHA-512")]
+    async with (
+        FakeCluster(1) as cluster,
+        Gateway(cluster.bootstrap) as one,
+        Gateway(cluster.bootstrap, listener={"sasl": plain}) as two,
+        Gateway(cluster.bootstrap, listener={"sasl": scram}) as three,
+    ):
+        listeners = {
+            "open": {"bind": one.address},
+            "passwords": {"bind": two.address, "sasl": plain},
+            "proofs": {"bind": three.address, "sasl": scram},
+        }
+        config = configured(cluster, listeners)
+        found = await walked_config(config, logins=logins)
+        assert bad(found) == [("login", "the password is sent as it is, without TLS")]
+        assert [finding.text.partition(";")[0] for finding in found if finding.step == "login"] == [
+            "none is asked for",
+            "accepted",
+            "the password is sent as it is, without TLS",
+            "accepted",
+        ]
+        assert [event for gateway in (one, two, three) for event in complaints(gateway)] == []
+        found = await walked_config(config)
+        assert bad(found) == [
+            ("login", "a login is asked for: PLAIN"),
+            ("login", "a login is asked for: SCRAM-SHA-512"),
+        ]
+        found = await walked_config(config, listeners=["open"])
+        assert {finding.place for finding in found} == {"cluster main", f"listener open, {one.address}"}
+        assert bad(found) == []
+        found = await walked_config(config, listeners=["proofs"], logins=logins[:1])
+        assert bad(found) == [("login", "the broker does not offer PLAIN; it offers: SCRAM-SHA-512")]
+
+
+@on_uvloop
+async def test_a_listener_behind_a_load_balancer(tmp_path: Path) -> None:
+    """Where it would believe the doctor's PROXY header it gets one, also before TLS; else it is left out, and why."""
+    authority = Authority(tmp_path)
+    files = authority.server_files(tmp_path)
+    proxied = {"proxy_protocol": True, "trusted_proxies": ["127.0.0.1"]}
+    for more, client in (
+        ({}, CLIENT),
+        ({"tls": files}, authority.client()),
+    ):
+        async with FakeCluster(1) as cluster, Gateway(cluster.bootstrap, listener=proxied | more) as gateway:
+            config = configured(cluster, {"balanced": {"bind": gateway.address, **proxied, **more}})
+            found = await walked_config(config, client)
+            assert bad(found) == []
+            assert "broker 1" in steps(found)
+            assert complaints(gateway) == []
+            failure = the_failure(await walked(gateway.address))
+            assert failure.text.startswith("it expects a PROXY header, as a load balancer sends it (")
+            elsewhere = proxied | {"trusted_proxies": ["10.0.0.0/8"]}
+            config = configured(cluster, {"balanced": {"bind": gateway.address, **elsewhere, **more}})
+            found = await walked_config(config, client)
+            assert bad(found) == []
+            assert found[-1].level is Level.SKIP
+            assert found[-1].text == "it expects a PROXY header, and 127.0.0.1 is none of its trusted_proxies"
+            assert found[-1].remedy.startswith("walk the load balancer's address")
 
 
 @on_uvloop

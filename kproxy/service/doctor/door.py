@@ -1,8 +1,8 @@
 """Who is behind a port: what TLS says when it fails, and what a listener speaks that does not answer as Kafka does.
 
 "The api key NNNN is invalid" is what others say to a client that speaks TLS to a plain port, or the reverse (TLS bytes
-read as a request). Here the two are told apart by trying: a Kafka request in the plain, then a TLS handshake, then a
-line of HTTP, each on a connection of its own::
+read as a request). Here they are told apart by trying: a Kafka request in the plain, then a TLS handshake, then a line
+of HTTP, then what a load balancer would send, each on a connection of its own::
 
     await who_is_there("kafka.example.com", 9092, 5)     # Speaks.TLS
 """
@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 from kproxy.errors import ConfigError
+from kproxy.service.doctor.header import LOCAL
 from kproxy.wire import frames
 from kproxy.wire.apis import ApiKey
 from kproxy.wire.primitives import INT32
@@ -30,6 +31,7 @@ class Speaks(Enum):
     KAFKA = "speaks Kafka without TLS"
     TLS = "speaks TLS"
     HTTP = "is an HTTP server"
+    PROXY = "expects a PROXY header, as a load balancer sends it"
     OTHER = "answers, but not as Kafka does"
     CLOSES = "takes connections and closes them"
     NOTHING = "takes connections and says nothing"
@@ -78,16 +80,26 @@ def explain(error: ssl.SSLError) -> tuple[str, str] | None:
     return None
 
 
-async def who_is_there(host: str, port: int, timeout_seconds: float) -> Speaks:
-    """Find out what a listener speaks that was spoken to in vain. Takes up to three connections."""
-    hello = frames.request(ApiKey.API_VERSIONS, 0, _CORRELATION_ID, "kproxy", b"")
-    plain = _judge(await _say(host, port, hello, timeout_seconds))
-    if plain in {Speaks.CLOSES, Speaks.NOTHING}:
-        # The last: a server that waits for a whole line has not had one yet.
-        for greeting, kind in ((_client_hello(), Speaks.TLS), (b"GET / HTTP/1.0\r\n\r\n", Speaks.HTTP)):
-            if _judge(await _say(host, port, greeting, timeout_seconds)) is kind:
-                return kind
-    return plain
+async def who_is_there(host: str, port: int, timeout_seconds: float, header: bytes = b"") -> Speaks:
+    """Find out what a listener speaks that was spoken to in vain. Takes up to five connections.
+
+    ``header``: what each of them begins with, a PROXY header that is known to be expected.
+    """
+    hello, tls = frames.request(ApiKey.API_VERSIONS, 0, _CORRELATION_ID, "kproxy", b""), _client_hello()
+
+    async def ask(greeting: bytes) -> Speaks:
+        return _judge(await _say(host, port, greeting, timeout_seconds))
+
+    plain = await ask(header + hello)
+    if plain not in {Speaks.CLOSES, Speaks.NOTHING}:
+        return plain
+    if await ask(header + tls) is Speaks.TLS:
+        return Speaks.TLS
+    # HTTP: a server that waits for a whole line has not had one yet.
+    as_http, *proxied = await asyncio.gather(ask(b"GET / HTTP/1.0\r\n\r\n"), ask(LOCAL + hello), ask(LOCAL + tls))
+    if as_http is Speaks.HTTP:
+        return Speaks.HTTP
+    return Speaks.PROXY if proxied[0] is Speaks.KAFKA or proxied[1] is Speaks.TLS else plain
 
 
 def _judge(first: bytes | None) -> Speaks:

@@ -43,9 +43,9 @@ def ok(step: str, text: str) -> Finding:
     return Finding(Level.OK, step, text)
 
 
-def skip(step: str, text: str) -> Finding:
+def skip(step: str, text: str, remedy: str = "") -> Finding:
     """Return one that says that nothing was looked at."""
-    return Finding(Level.SKIP, step, text)
+    return Finding(Level.SKIP, step, text, remedy)
 
 
 def warn(step: str, text: str, remedy: str) -> Finding:

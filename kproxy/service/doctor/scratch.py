@@ -15,8 +15,9 @@ from kproxy.config.values import HostPort
 from kproxy.errors import AuthError, ProtocolError, UpstreamError
 from kproxy.net.conversation import Conversation
 from kproxy.service.doctor import judge
+from kproxy.service.doctor.client import Client
 from kproxy.service.doctor.findings import Finding, Report, fail, ok, skip
-from kproxy.service.doctor.visit import Client, Facts
+from kproxy.service.doctor.visit import Facts
 from kproxy.wire import roundtrip
 from kproxy.wire.apis import ApiKey
 

@@ -12,17 +12,19 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from kproxy.config.values import HostPort
-from kproxy.core.sasl import CLIENT_ID, Mechanism
 from kproxy.errors import AuthError, KproxyError, ProtocolError, UpstreamError
 from kproxy.net.conversation import Conversation, connect
 from kproxy.service.doctor import judge
+from kproxy.service.doctor.client import Client
 from kproxy.service.doctor.door import Speaks, explain, who_is_there
 from kproxy.service.doctor.findings import Finding, Report, fail, ok, skip, warn
-from kproxy.wire import apiversions, cluster
+from kproxy.service.doctor.header import UntrustedError
+from kproxy.wire import cluster
 from kproxy.wire.apis import APIS, ApiKey
 from kproxy.wire.apiversions import ApiVersionsAnswer
 from kproxy.wire.cluster import ClusterAnswer
@@ -31,61 +33,13 @@ from kproxy.wire.handshake import parse_sasl_handshake_response, sasl_handshake_
 VISIT_STEPS_MAX: Final = 10
 """A visit may take so many times the bound of one step, as all its steps together could."""
 
+PASSWORDS: Final = frozenset({"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"})
+"""The logins that the doctor knows."""
+
 GROUPS_TOPIC: Final = "__consumer_offsets"
 _GROUP = "kproxy-doctor"
 _NO_MECHANISM = "kproxy-doctor-asks"
 _DESCRIBE_BROKERS = {0: b"\x00\x00", 1: b"\x00\x01\x00", 2: b"\x00\x01\x00\x00"}  # of DescribeCluster, by version
-
-
-@dataclass(frozen=True)
-class Client:
-    """How a client speaks to the proxy."""
-
-    tls: ssl.SSLContext | None = None
-    server_name: str | None = None
-    mechanism: Mechanism | None = None
-    client_id: str = CLIENT_ID
-    timeout_seconds: float = 5.0
-    """For each step; as a cluster's dial_timeout."""
-
-    @property
-    def protocol(self) -> str:
-        """Kafka's name for it, a client's security.protocol."""
-        return ("SASL_" if self.mechanism else "") + ("SSL" if self.tls else "PLAINTEXT")
-
-    async def dial(self, address: HostPort) -> Conversation:
-        """Connect. Raises UpstreamError."""
-        host, port = address
-        return await connect(
-            host,
-            port,
-            self.timeout_seconds,
-            tls=self.tls,
-            server_hostname=self.server_name,
-            client_id=self.client_id,
-        )
-
-    async def open(self, address: HostPort) -> tuple[Conversation, ApiVersionsAnswer]:
-        """Connect, ask ApiVersions, log in. Raises UpstreamError, ProtocolError, AuthError."""
-        conversation = await self.dial(address)
-        try:
-            table = await self.api_versions(conversation)
-            await self.log_in(conversation, table)
-        except BaseException:
-            conversation.close()
-            raise
-        return conversation, table
-
-    async def api_versions(self, conversation: Conversation) -> ApiVersionsAnswer:
-        """Ask, in v0: before its login a broker takes one ApiVersions request only (SaslServerAuthenticator)."""
-        body = await conversation.request(ApiKey.API_VERSIONS, 0, b"", self.timeout_seconds)
-        return apiversions.parse_response(0, body)
-
-    async def log_in(self, conversation: Conversation, table: ApiVersionsAnswer) -> None:
-        """Log in, where there is something to log in with."""
-        if self.mechanism is not None:
-            version = min(table.ranges.get(ApiKey.SASL_AUTHENTICATE, (0, 1))[1], APIS[36].max_version)
-            await conversation.login(self.mechanism, version, self.timeout_seconds)
 
 
 @dataclass
@@ -139,14 +93,12 @@ class _Visit:
         self._note = note
         self._host, self._port = facts.address
         self._timeout = client.timeout_seconds
-        self._mechanisms: tuple[str, ...] = ()
 
     async def run(self, topics: Sequence[str]) -> None:
         self._facts.ips = await self._resolve()
         conversation = await self._connect()
         try:
             table = self._facts.table = await self._versions(conversation)
-            await self._ask_mechanisms()
             await self._log_in(conversation, table)
             await self._ask(conversation, table, topics)
         finally:
@@ -168,6 +120,11 @@ class _Visit:
                 self._note(ok("connect", f"in {_ms(began)} ms"))
                 began = time.monotonic()
             conversation = await self._client.dial(self._facts.address)
+        except UntrustedError as error:
+            if self._client.tls is None:
+                self._note(ok("connect", f"in {_ms(began)} ms"))
+            remedy = "walk the load balancer's address, as clients do: kproxy doctor HOST:PORT"
+            raise _StopError(skip("proxy", str(error), remedy)) from None
         except UpstreamError as error:
             if isinstance(error.__cause__, ssl.SSLError) and (told := explain(error.__cause__)):
                 raise _StopError(fail("tls", *told)) from None
@@ -195,16 +152,19 @@ class _Visit:
     async def _stranger(self, step: str, error: KproxyError) -> Finding:
         """Say who is there instead of what was expected."""
         as_tls = self._client.tls is not None
-        found = await who_is_there(self._host, self._port, self._timeout)
+        header = b""
+        with suppress(UpstreamError):
+            header = await self._client.preface(self._facts.address)
+        found = await who_is_there(self._host, self._port, self._timeout, header)
         if found is Speaks.TLS and as_tls:
             # Not every server sends the alert that says why, and TLS 1.3 refuses only after the handshake.
             remedy = "does it want a client certificate? give --cert-file; else: is it a Kafka listener?"
             return fail("tls", f"it speaks TLS, and then: {error}", remedy)
         if found is Speaks.TLS:
-            remedy = f"give --tls; clients: {_PROTOCOL}=SSL, SASL_SSL"
+            remedy = self._unless_configured(f"give --tls; clients: {_PROTOCOL}=SSL, SASL_SSL")
             return fail("tls", "it speaks TLS, and was spoken to without", remedy)
         if found is Speaks.KAFKA and as_tls:
-            remedy = f"leave out --tls; clients: {_PROTOCOL}=PLAINTEXT, SASL_PLAINTEXT"
+            remedy = self._unless_configured(f"leave out --tls; clients: {_PROTOCOL}=PLAINTEXT, SASL_PLAINTEXT")
             return fail("tls", "it speaks Kafka without TLS, and was spoken to with", remedy)
         if found is Speaks.KAFKA:
             return fail(step, f"{error}, though it answers others", "try again; see the proxy's log")
@@ -223,37 +183,45 @@ class _Visit:
             self._note(ok("versions", f"{len(table.ranges)} APIs, none that kproxy does not understand"))
         return table
 
-    async def _ask_mechanisms(self) -> None:
-        """Find out which logins there are, by asking for one that nobody has: no account is touched."""
+    async def _mechanisms(self) -> tuple[str, ...] | None:
+        """Find out which logins there are, by asking for one that nobody has: no account is touched. None: no answer.
+
+        It is a line in the proxy's log, so that only what has failed is a reason to ask.
+        """
         try:
             conversation = await self._client.dial(self._facts.address)
             try:
                 request = sasl_handshake_request(_NO_MECHANISM)
                 body = await conversation.request(ApiKey.SASL_HANDSHAKE, 1, request, self._timeout)
-                self._mechanisms = parse_sasl_handshake_response(body).mechanisms
+                return parse_sasl_handshake_response(body).mechanisms
             finally:
                 conversation.close()
-        except (UpstreamError, ProtocolError) as error:
-            self._note(warn("login", f"it does not say which logins there are: {error}", "see the proxy's log"))
+        except (UpstreamError, ProtocolError):
+            return None
 
     async def _log_in(self, conversation: Conversation, table: ApiVersionsAnswer) -> None:
-        offered, mechanism = ", ".join(self._mechanisms), self._client.mechanism
-        tls = self._client.tls is not None
+        """Log in, where there is something to log in with; that none is asked for is seen at the first request."""
+        offered = self._client.offered
+        if offered and not PASSWORDS & {*offered}:
+            text = f"a login is asked for that the doctor does not know: {', '.join(offered)}"
+            raise _StopError(skip("login", text, "try it with a client"))
+        mechanism = self._client.mechanism
         if mechanism is None:
             if offered:
-                protocol = f"{_PROTOCOL}=SASL_{'SSL' if tls else 'PLAINTEXT'}"
-                remedy = f"give --username and --password-file; clients: {protocol}"
-                raise _StopError(fail("login", f"a login is asked for: {offered}", remedy))
-            self._note(ok("login", f"none is asked for; clients: {_PROTOCOL}={self._client.protocol}"))
+                raise _StopError(self._asked_for(offered))
             return
+        tls = self._client.tls is not None
         try:
             await self._client.log_in(conversation, table)
         except AuthError as error:
-            if not offered:
+            mechanisms = await self._mechanisms()
+            if mechanisms == ():
                 remedy = f"leave out --username; clients: {_PROTOCOL}={'SSL' if tls else 'PLAINTEXT'}"
-                raise _StopError(fail("login", "no login is asked for, and one was given", remedy)) from None
-            known = mechanism.name in self._mechanisms
-            remedy = "check the username and the password" if known else f"give --mechanism, one of {offered}"
+                text = "no login is asked for, and one was given"
+                raise _StopError(fail("login", text, self._unless_configured(remedy))) from None
+            remedy = "check the username and the password"
+            if mechanisms and mechanism.name not in mechanisms:
+                remedy = f"give --mechanism, one of {', '.join(mechanisms)}"
             raise _StopError(fail("login", str(error), remedy)) from None
         except (UpstreamError, ProtocolError) as error:
             raise _StopError(fail("login", str(error), "see the proxy's log, and the broker's")) from None
@@ -262,13 +230,35 @@ class _Visit:
         if mechanism.name == "PLAIN" and not tls:
             self._note(warn("login", "the password is sent as it is, without TLS", "use TLS, or a SCRAM mechanism"))
 
+    def _asked_for(self, mechanisms: Sequence[str]) -> Finding:
+        remedy = f"give --username and --password-file; clients: {_PROTOCOL}=SASL_{self._client.protocol}"
+        if self._client.offered == ():
+            remedy = _OTHER_CONFIG
+        return fail("login", f"a login is asked for: {', '.join(mechanisms)}", remedy)
+
+    def _unless_configured(self, remedy: str) -> str:
+        """Return what to do: a listener that is not as its configuration says does not run it."""
+        return remedy if self._client.offered is None else _OTHER_CONFIG
+
+    async def _first(self, conversation: Conversation, version: int, request: bytes) -> bytes:
+        """Ask for Metadata, which tells whether a login is asked for: without one it is not answered."""
+        try:
+            body = await self._request(conversation, ApiKey.METADATA, version, request)
+        except _StopError as stop:
+            if self._client.mechanism is None and (mechanisms := await self._mechanisms()):
+                stop.finding = self._asked_for(mechanisms)
+            raise
+        if self._client.mechanism is None:
+            self._note(ok("login", f"none is asked for; clients: {_PROTOCOL}={self._client.protocol}"))
+        return body
+
     async def _ask(self, conversation: Conversation, table: ApiVersionsAnswer, topics: Sequence[str]) -> None:
         """Ask for all that names brokers, in the highest versions, as the newest clients do."""
         facts = self._facts
         version = _common(table, ApiKey.METADATA)
         # Below v4 an unknown topic would be created by being asked for.
         asked = [*topics, GROUPS_TOPIC] if version >= 4 else []
-        body = await self._request(conversation, ApiKey.METADATA, version, cluster.metadata_request(version, asked))
+        body = await self._first(conversation, version, cluster.metadata_request(version, asked))
         try:
             answer = facts.cluster = cluster.parse_metadata_response(version, body)
         except ProtocolError as error:
@@ -330,11 +320,13 @@ async def resolve(host: str, timeout_seconds: float) -> frozenset[str]:
     return frozenset(str(entry[4][0]) for entry in found)
 
 
+_OTHER_CONFIG = "it does not run this configuration: restart it with this one"
 _PROTOCOL = "security.protocol"
 _CONNECT = {"connection refused": "is kproxy running, and listening there? see its `bind`, and what maps the port"}
 _CONNECT_ELSE = "does a firewall, a route or a wrong address keep us from it?"
 _STRANGER = {
     Speaks.HTTP: "the port of an admin API or a web server? give that of the Kafka listener",
-    Speaks.CLOSES: "see the proxy's log for the cause: is the broker behind it down, a limit on connections reached?",
+    Speaks.PROXY: "walk the load balancer's address, as clients do; --config knows of proxy_protocol",
+    Speaks.CLOSES: "see the proxy's log: is the broker behind it down, a limit reached, a PROXY header expected?",
     Speaks.NOTHING: "does it hang, or does something before it (a load balancer) hold connections?",
 }

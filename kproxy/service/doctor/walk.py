@@ -9,18 +9,22 @@ Every broker's address is walked at the same time as the others, and told in the
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from kproxy.config.model import Config, Listener
 from kproxy.config.values import NODE, HostPort
 from kproxy.core.addressbook import AddressBook
+from kproxy.core.sasl import Mechanism
 from kproxy.service import loop, probe
 from kproxy.service.doctor import judge
+from kproxy.service.doctor.client import Client
 from kproxy.service.doctor.findings import Finding, Level, Report, fail, ok, skip
+from kproxy.service.doctor.header import ProxyHeader
 from kproxy.service.doctor.scratch import round_trip
-from kproxy.service.doctor.visit import Client, Facts, resolve, visit
-from kproxy.service.layouts import layout
+from kproxy.service.doctor.visit import Facts, resolve, visit
+from kproxy.service.layouts import layout, may_be_a_brokers
 from kproxy.wire.apis import APIS, BROKER_ONLY
 from kproxy.wire.apiversions import ApiVersionsAnswer
 
@@ -52,9 +56,22 @@ def diagnose(
 
 
 def diagnose_config(
-    config: Config, client: Client, report: Report, *, scratch_topic: str | None = None, own_hosts: Iterable[str] = ()
+    config: Config,
+    client: Client,
+    report: Report,
+    *,
+    listeners: Collection[str] = (),
+    logins: Sequence[Mechanism] = (),
+    scratch_topic: str | None = None,
+    own_hosts: Iterable[str] = (),
 ) -> None:
-    """Walk each cluster's brokers as kproxy does, then each listener of the running proxy as a client does."""
+    """Walk each cluster's brokers as kproxy does, then each listener of the running proxy as a client does.
+
+    ``listeners``: which, none: all, and all clusters. ``logins``: for those that ask for one. The client's TLS is for
+    listeners that speak it.
+    """
+    if listeners:
+        config = _only(config, listeners)
 
     async def work() -> None:
         examined = await probe.examine(config)
@@ -67,11 +84,39 @@ def diagnose_config(
                 report(finding._replace(place=f"cluster {name}"))
         for name, listener in config.listeners.items():
             brokers = examined.brokers[listener.cluster]
+            speaking = _speaking(client, listener, logins)
             await _walk_listener(
-                client, name, listener, brokers, report=report, scratch_topic=scratch_topic, own_hosts=own_hosts
+                speaking, name, listener, brokers, report=report, scratch_topic=scratch_topic, own_hosts=own_hosts
             )
 
     _run(client, work, report)
+
+
+def _only(config: Config, names: Collection[str]) -> Config:
+    """Return the configuration with these listeners and the clusters behind them alone."""
+    listeners = {name: listener for name, listener in config.listeners.items() if name in names}
+    behind = {listener.cluster for listener in listeners.values()}
+    clusters = {name: cluster for name, cluster in config.clusters.items() if name in behind}
+    return config.model_copy(update={"clusters": clusters, "listeners": listeners})
+
+
+def _speaking(client: Client, listener: Listener, logins: Sequence[Mechanism]) -> Client:
+    """Return the client with what this listener asks for: TLS, a PROXY header, the first login that it knows."""
+    offered = listener.sasl.mechanisms if listener.sasl else ()
+    known = [login for name in offered for login in logins if login.name == name]
+    if offered and len(logins) == 1:  # this one was asked for by its name, so that it is told if there is no such
+        known = [*logins]
+
+    def owns(port: int) -> bool:
+        return port == listener.bind.port or may_be_a_brokers(listener, port)
+
+    return replace(
+        client,
+        tls=client.tls if listener.tls else None,
+        mechanism=known[0] if known else None,
+        offered=offered,
+        header=ProxyHeader(listener.trusted_proxies or (), owns) if listener.proxy_protocol else None,
+    )
 
 
 async def _walk_listener(
@@ -88,10 +133,10 @@ async def _walk_listener(
     target = HostPort(_loopback(listener.bind), listener.bind.port)
     told = listener.advertise or target
     expected = _expected(listener, told, brokers)
-    first = HostPort(told.host.replace(NODE, "bootstrap"), told.port)
+    first = HostPort(listener.bootstrap_name or told.host.replace(NODE, "bootstrap"), told.port)
     walk = _Walk(client, _at(report, f"listener {name}, {target}"), brokers)
     hosts = {target.host, first.host, *own_hosts, *(host for host, _ in expected.values())}
-    facts = await walk.run(target, hosts, scratch_topic, expected)
+    facts = await walk.run(target, hosts, scratch_topic, expected, server_name=first.host)
     if facts.told and first != target:
         await walk.brokers({"clients": first}, facts)
 
@@ -127,9 +172,15 @@ class _Walk:
         own_hosts: Iterable[str],
         scratch_topic: str | None,
         expected: judge.Told | None = None,
+        *,
+        server_name: str | None = None,
     ) -> Facts:
-        """Walk the bootstrap address, each address that it tells, and the scratch topic."""
-        facts = await visit(self._client, target, self._report, [scratch_topic] if scratch_topic else [])
+        """Walk the bootstrap address, each address that it tells, and the scratch topic.
+
+        ``server_name``: by which clients know the bootstrap address, if not by the target's host.
+        """
+        client = replace(self._client, server_name=self._client.server_name or server_name)
+        facts = await visit(client, target, self._report, [scratch_topic] if scratch_topic else [])
         if not facts.told:
             return facts
         reachable = await self._addresses(facts, own_hosts, expected)
@@ -204,6 +255,9 @@ class _Walk:
             self._report(finding._replace(step=step, text=f"{place}: {finding.step}: {finding.text}"))
         if disagreement := judge.agree(str(place), there.told, facts.told):
             self._report(disagreement._replace(step=step))
+        elif not there.told and there.findings[-1].level is Level.SKIP:
+            skipped = there.findings[-1]
+            self._report(skipped._replace(step=step, text=f"{place}: {skipped.text}"))
         elif not troubles:
             self._report(ok(step, f"{place}, reached and asked"))
 

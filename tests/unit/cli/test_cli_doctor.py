@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from kproxy.cli.main import main
 from kproxy.config.values import HostPort
+from kproxy.service.doctor.client import Client
 from kproxy.service.doctor.findings import Finding, fail, ok, skip, warn
-from kproxy.service.doctor.visit import Client
 
 FOUND = [
     ok("connect", "in 1 ms")._replace(place="kproxy1:9092"),
@@ -147,7 +147,30 @@ def test_a_configuration_is_walked(walk: Walk, tmp_path: Path) -> None:
     path.write_text("clusters: {main: {bootstrap: [k:1]}}\nlisteners: {a: {bind: 127.0.0.1:1}}", encoding="utf-8")
     assert doctor("--config", path, "--scratch-topic", "s").exit_code == 0
     ((_, target, options),) = walk.calls
-    assert (target, options) == (HostPort("127.0.0.1", 1), {"scratch_topic": "s", "own_hosts": ()})
+    assert target == HostPort("127.0.0.1", 1)
+    assert options == {"listeners": (), "logins": [], "scratch_topic": "s", "own_hosts": ()}
+
+
+def test_a_configuration_is_walked_with_what_its_listeners_may_ask_for(
+    walk: Walk, secret: Path, tmp_path: Path
+) -> None:
+    """Only the listeners that are named; a login in each mechanism, unless one is named; TLS is not asked for."""
+    path = tmp_path / "kproxy.yaml"
+    listeners = "a: {bind: 127.0.0.1:1}, b: {bind: 127.0.0.1:10}, c: {bind: 127.0.0.1:20}"
+    path.write_text(f"clusters: {{main: {{bootstrap: [k:1]}}}}\nlisteners: {{{listeners}}}", encoding="utf-8")
+    login = ["--username", "gateway", "--password-file", secret]
+    given = ["--config", path, "--listener", "b", "--listener", "c", "--server-name", "kafka.test", *login]
+    assert doctor(*given).exit_code == 0
+    assert doctor(*given, "--mechanism", "SCRAM-SHA-512").exit_code == 0
+    (client, _, options), (_, _, named) = walk.calls
+    assert options["listeners"] == ("b", "c")
+    assert (client.server_name, client.tls is not None) == ("kafka.test", True)
+    assert [login.name for login in options["logins"]] == ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+    assert [login.name for login in named["logins"]] == ["SCRAM-SHA-512"]
+    walk.calls.clear()
+    result = doctor("--config", path, "--listener", "d")
+    assert (result.exit_code, walk.calls) == (2, [])
+    assert result.stderr == "kproxy: --listener: there is no d; there are: a, b, c\n"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +179,7 @@ def test_a_configuration_is_walked(walk: Walk, tmp_path: Path) -> None:
         ([], "give either HOST:PORT, as a client has it, or --config FILE"),
         (["k:1", "--config", "f"], "give either HOST:PORT, as a client has it, or --config FILE"),
         (["--config", "f", "--compare", "k:1"], "--compare goes with HOST:PORT, not with --config"),
+        (["k:1", "--listener", "a"], "--listener goes with --config"),
         (["kafka"], "HOST:PORT: 'kafka' "),
         (["k:1", "--compare", ":2"], "--compare: ':2' names no host"),
         (["k:1", "--ca-file", "f"], "--ca-file needs --tls"),
