@@ -213,9 +213,9 @@ class Authority:
         self.servers.cert_pem.write_to_path(str(self.ca_file))
         self.clients.issue_cert("client@example.com").private_key_and_cert_chain_pem.write_to_path(str(self.cert_file))
 
-    def server_files(self, folder: Path) -> dict[str, str]:
-        """Write what a listener at 127.0.0.1 shows its clients, as its configuration names it."""
-        issued = self.servers.issue_cert("127.0.0.1")
+    def server_files(self, folder: Path, host: str = "127.0.0.1") -> dict[str, str]:
+        """Write what a listener shows its clients, as its configuration names it."""
+        issued = self.servers.issue_cert(host)
         cert_file, key_file = folder / "server.pem", folder / "server.key"
         issued.cert_chain_pems[0].write_to_path(str(cert_file))
         issued.private_key_pem.write_to_path(str(key_file))
@@ -752,6 +752,19 @@ async def test_each_listener_is_asked_for_what_it_has(tmp_path: Path) -> None:
         assert bad(found) == []
         found = await walked_config(config, listeners=["proofs"], logins=logins[:1])
         assert bad(found) == [("login", "the broker does not offer PLAIN; it offers: SCRAM-SHA-512")]
+
+
+@on_uvloop
+async def test_a_listener_with_tls_has_nothing_to_complain_of(tmp_path: Path) -> None:
+    """No connection is opened only to see whether it can be; the certificate need not name what is dialled."""
+    authority = Authority(tmp_path)
+    tls = authority.server_files(tmp_path, "localhost")
+    told = {"tls": tls, "advertise": f"localhost:{free_port_block(1)}"}
+    async with FakeCluster(1) as cluster, Gateway(cluster.bootstrap, listener=told) as gateway:
+        config = configured(cluster, {"public": {"bind": gateway.address, **told}})
+        found = await walked_config(config, authority.client())
+        assert next(finding for finding in found if finding.step == "tls").level is Level.OK
+        assert complaints(gateway) == []
 
 
 @on_uvloop

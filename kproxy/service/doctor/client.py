@@ -41,59 +41,73 @@ class Client:
         return ("SASL_" if self.mechanism else "") + ("SSL" if self.tls else "PLAINTEXT")
 
     async def dial(self, address: HostPort) -> Conversation:
-        """Connect. Raises UpstreamError; UntrustedError where the listener would believe no PROXY header from here."""
-        if self.header is None:
-            return await connect(
-                *address,
-                self.timeout_seconds,
-                tls=self.tls,
-                server_hostname=self.server_name,
-                client_id=self.client_id,
-            )
+        """Connect, by TLS if that is spoken. Raises as ``reach`` and ``begin_tls``."""
+        conversation = await self.reach(address)
+        await self.begin_tls(conversation, address)
+        return conversation
+
+    async def reach(self, address: HostPort) -> Conversation:
+        """Connect, and no more; ``begin_tls`` is next.
+
+        Raises:
+            UntrustedError: the listener would believe no PROXY header from here.
+            UpstreamError: it cannot be reached.
+        """
         conversation = await connect(*address, self.timeout_seconds, client_id=self.client_id)
         try:
-            conversation.transport.write(self._greeting(conversation, self.header))
-            if self.tls is not None:
-                await self._begin_tls(conversation, address)
-        except BaseException:
+            if greeting := self._greeting(conversation):
+                conversation.transport.write(greeting)
+        except UntrustedError:
             conversation.close()
             raise
         return conversation
 
-    async def preface(self, address: HostPort) -> bytes:
-        """Connect, and return what the doctor itself must send there before anything else. Raises as ``dial``."""
-        if self.header is None:
-            return b""
-        conversation = await connect(*address, self.timeout_seconds)
+    async def begin_tls(self, conversation: Conversation, address: HostPort) -> None:
+        """Begin to speak TLS on a connection that was reached, if TLS is spoken at all.
+
+        Raises:
+            TlsError: that failed, and the connection is closed; the cause is the error of TLS, or of the system.
+        """
+        if self.tls is None:
+            return
         try:
-            return self._greeting(conversation, self.header)
-        finally:
+            async with asyncio.timeout(self.timeout_seconds):
+                transport = await asyncio.get_running_loop().start_tls(
+                    conversation.transport,
+                    conversation,
+                    self.tls,
+                    server_hostname=self.server_name or address.host,
+                    # The timeout around it ends the handshake; this one must only not end it before.
+                    ssl_handshake_timeout=self.timeout_seconds + 1,
+                )
+        except BaseException as error:
             conversation.close()
-
-    @staticmethod
-    def _greeting(conversation: Conversation, header: ProxyHeader) -> bytes:
-        """Return what is to be sent first. Raises UntrustedError."""
-        ours, theirs = (conversation.transport.get_extra_info(name) for name in ("sockname", "peername"))
-        sender = header.sender(ours[0], theirs[:2])
-        if sender is Sender.NOBODY:
-            raise UntrustedError(f"it expects a PROXY header, and {ours[0]} is none of its trusted_proxies")
-        return LOCAL if sender is Sender.DOCTOR else b""
-
-    async def _begin_tls(self, conversation: Conversation, address: HostPort) -> None:
-        assert self.tls is not None  # noqa: S101  the caller has looked
-        try:
-            transport = await asyncio.get_running_loop().start_tls(
-                conversation.transport,
-                conversation,
-                self.tls,
-                server_hostname=self.server_name or address.host,
-                ssl_handshake_timeout=self.timeout_seconds,
-            )
-        except OSError as error:
-            raise TlsError(f"{address}: {explain(error, 'broker')}") from error
+            if isinstance(error, TimeoutError):
+                raise TlsError(f"{address}: no TLS handshake within {self.timeout_seconds:g} s") from None
+            if isinstance(error, OSError):
+                raise TlsError(f"{address}: {explain(error, 'broker')}") from error
+            raise
         if transport is None:
             raise TlsError(f"{address}: the connection was closed in the TLS handshake")
         conversation.transport = transport
+
+    async def preface(self, address: HostPort) -> bytes:
+        """Connect, and return what the doctor itself must send there before anything else. Raises as ``reach``."""
+        conversation = await connect(*address, self.timeout_seconds)
+        try:
+            return self._greeting(conversation)
+        finally:
+            conversation.close()
+
+    def _greeting(self, conversation: Conversation) -> bytes:
+        """Return what is to be sent first. Raises UntrustedError."""
+        if self.header is None:
+            return b""
+        ours, theirs = (conversation.transport.get_extra_info(name) for name in ("sockname", "peername"))
+        sender = self.header.sender(ours[0], theirs[:2])
+        if sender is Sender.NOBODY:
+            raise UntrustedError(f"it expects a PROXY header, and {ours[0]} is none of its trusted_proxies")
+        return LOCAL if sender is Sender.DOCTOR else b""
 
     async def open(self, address: HostPort) -> tuple[Conversation, ApiVersionsAnswer]:
         """Connect, ask ApiVersions, log in. Raises UpstreamError, ProtocolError, AuthError."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kproxy.config.values import HostPort
-from kproxy.errors import AuthError, KproxyError, ProtocolError, UpstreamError
-from kproxy.net.conversation import Conversation, connect
+from kproxy.errors import AuthError, KproxyError, ProtocolError, TlsError, UpstreamError
+from kproxy.net.conversation import Conversation
 from kproxy.service.doctor import judge
 from kproxy.service.doctor.client import Client
 from kproxy.service.doctor.door import Speaks, explain, who_is_there
@@ -113,30 +113,29 @@ class _Visit:
         return ips
 
     async def _connect(self) -> Conversation:
+        """Connect, then begin TLS: told apart, and no connection that is opened for nothing is in the proxy's log."""
+        address = self._facts.address
         began = time.monotonic()
         try:
-            if self._client.tls is not None:  # told apart: that it can be reached, and TLS
-                (await connect(self._host, self._port, self._timeout)).close()
-                self._note(ok("connect", f"in {_ms(began)} ms"))
-                began = time.monotonic()
-            conversation = await self._client.dial(self._facts.address)
+            conversation = await self._client.reach(address)
         except UntrustedError as error:
-            if self._client.tls is None:
-                self._note(ok("connect", f"in {_ms(began)} ms"))
+            self._note(ok("connect", f"in {_ms(began)} ms"))
             remedy = "walk the load balancer's address, as clients do: kproxy doctor HOST:PORT"
             raise _StopError(skip("proxy", str(error), remedy)) from None
         except UpstreamError as error:
-            if isinstance(error.__cause__, ssl.SSLError) and (told := explain(error.__cause__)):
-                raise _StopError(fail("tls", *told)) from None
-            reached = any(finding.step == "connect" for finding in self._facts.findings)
-            if reached:
-                raise _StopError(await self._stranger("tls", error)) from None
             text = str(error).removeprefix(f"{self._host}:{self._port}: ")
             raise _StopError(fail("connect", text, _CONNECT.get(text, _CONNECT_ELSE))) from None
+        self._note(ok("connect", f"in {_ms(began)} ms"))
         if self._client.tls is None:
-            self._note(ok("connect", f"in {_ms(began)} ms"))
-        else:
-            self._judge_tls(conversation, began)
+            return conversation
+        began = time.monotonic()
+        try:
+            await self._client.begin_tls(conversation, address)
+        except TlsError as error:
+            if isinstance(error.__cause__, ssl.SSLError) and (told := explain(error.__cause__)):
+                raise _StopError(fail("tls", *told)) from None
+            raise _StopError(await self._stranger("tls", error)) from None
+        self._judge_tls(conversation, began)
         return conversation
 
     def _judge_tls(self, conversation: Conversation, began: float) -> None:
