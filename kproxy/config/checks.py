@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from kproxy.config.base import Model
 from kproxy.config.problems import Loc, Problem, suggestion
-from kproxy.config.values import NODE, HostPort
+from kproxy.config.values import NODE, HostPort, Secret
 
 if TYPE_CHECKING:
     from kproxy.config.model import Cluster, Config, Listener
@@ -86,7 +87,25 @@ def doubts(config: "Config") -> list[Problem]:
         found += _access(here, listener)
     for (name, listener), (other_name, other) in combinations(config.listeners.items(), 2):
         found += _near(name, listener, other_name, other)
+    for loc, secret in _secrets((), config):
+        if secret.exposed:
+            found.append(Problem(loc, "everybody can read that file; run chmod 600 on it"))
     return found
+
+
+def _secrets(here: Loc, part: object) -> Iterator[tuple[Loc, Secret]]:
+    """Find every secret of a configuration, by its place."""
+    if isinstance(part, Secret):
+        yield here, part
+    elif isinstance(part, Model):
+        for name in type(part).model_fields:
+            yield from _secrets((*here, name), getattr(part, name))
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            yield from _secrets((*here, key), value)
+    elif isinstance(part, tuple):
+        for at, value in enumerate(part):
+            yield from _secrets((*here, at), value)
 
 
 def _access(here: Loc, listener: "Listener") -> Iterator[Problem]:

@@ -9,7 +9,7 @@ should know. Both are pure functions over well-formed limits, as in ``checks``::
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
 from kproxy.config.problems import Loc, Problem, listed, suggestion
@@ -96,16 +96,19 @@ def doubts(config: "Config") -> list[Problem]:
         here = ("limits", index)
         for doubt in _DOUBTS:
             found += doubt(here, limit)
-        if not any(listener.tells_principals for listener in config.listeners.values()):
-            found += _principals(here, limit)
         matched = [
             listener
             for name, listener in config.listeners.items()
             if limit.match.listeners is None or name in limit.match.listeners
         ]
+        if not any(listener.tells_principals for listener in matched):
+            found += _principals(here, limit)
         found += _never_full(here, limit, matched)
         found += _never_seen(here, limit, matched)
     return found
+
+
+_WAITS = frozenset({"delay", "throttle"})
 
 
 def _wait(here: Loc, limit: "Limit") -> Iterator[Problem]:
@@ -117,6 +120,12 @@ def _wait(here: Loc, limit: "Limit") -> Iterator[Problem]:
             " all the same; lower it, or raise max_wait"
         )
         yield Problem((*here, "leaky_bucket", "burst"), text)
+    elif bucket and bucket.unit == "requests" and limit.on_exceed in _WAITS and 1 / bucket.rate > limit.max_wait:
+        text = (
+            f"a request may have to wait for {1 / bucket.rate:g}s, but passes after {wait} all the same; raise it, or"
+            " max_wait"
+        )
+        yield Problem((*here, "leaky_bucket", "rate"), text)
     if window and limit.on_exceed != "close" and window.window > limit.max_wait:
         text = (
             f"a request may have to wait for {window.window:g}s, but passes after {wait} all the same;"
@@ -150,7 +159,8 @@ def _reject(here: Loc, limit: "Limit") -> Iterator[Problem]:
 
 def _principals(here: Loc, limit: "Limit") -> Iterator[Problem]:
     """Find what tells clients apart by a login that there is not."""
-    fact = f"no listener asks clients to log in, so every client is {ANONYMOUS}"
+    which = "no listener" if limit.match.listeners is None else "none of its listeners"
+    fact = f"{which} asks clients to log in, so every client is {ANONYMOUS}"
     if "principal" in limit.key:
         text = f"{fact}, and they all share one count; use client_ip or client_id"
         yield Problem((*here, "key", limit.key.index("principal")), text)
@@ -201,15 +211,16 @@ _DOUBTS: tuple[Callable[[Loc, "Limit"], Iterator[Problem]], ...] = (
 def _never_full(here: Loc, limit: "Limit", matched: "Collection[Listener]") -> Iterator[Problem]:
     """Find a number of connections that the listeners' own bound never lets be exceeded."""
     connections = limit.connections
-    if connections is None or connections.max is None or connections.rate is not None:
+    if connections is None or connections.max is None:
         return
     bounds = [listener.connections_max for listener in matched]
     # A count per listener never sees more than that listener's share.
     most = max(bounds) if "listener" in limit.key else sum(bounds)
     if connections.max >= most:
+        what = "this limit" if connections.rate is None else "this number"
         text = (
-            f"this limit never applies, as connections_max of the listeners lets no more than {most} in; choose a"
-            " lower number"
+            f"{what} never applies, as connections_max of the listeners lets no more than {most} in; choose a lower"
+            " number"
         )
         yield Problem((*here, "connections", "max"), text)
 
@@ -229,6 +240,20 @@ def _never_seen(here: Loc, limit: "Limit", matched: "Collection[Listener]") -> I
             " change one of the two"
         )
         yield Problem((*here, "match", "client_ips"), text)
+        return
+    allowed = [listener.access.cidrs for listener in matched if listener.access is not None]
+    if len(allowed) == len(matched) and not any(
+        cidrs is None or any(_overlap(one, other) for one in networks for other in cidrs) for cidrs in allowed
+    ):
+        text = "this limit never applies, as access.cidrs of the listeners lets none of these in; change one of the two"
+        yield Problem((*here, "match", "client_ips"), text)
+
+
+def _overlap(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    """Whether two networks have an address in common."""
+    if isinstance(one, IPv4Network):
+        return isinstance(other, IPv4Network) and one.overlaps(other)
+    return isinstance(other, IPv6Network) and one.overlaps(other)
 
 
 def _client_versions(host: str) -> set[int]:

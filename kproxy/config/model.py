@@ -180,7 +180,7 @@ class Config(Model):
     # What Kubernetes waits between SIGTERM and SIGKILL (terminationGracePeriodSeconds).
     drain_timeout: Duration = written("30s")
     """How long a stop waits for what is in flight."""
-    drain_rebootstrap: bool = True
+    drain_rebootstrap: Switch = True
     """Send clients that know KIP-1102 to their bootstrap servers as a drain ends their connections."""
 
     @model_validator(mode="before")

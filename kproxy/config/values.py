@@ -22,6 +22,7 @@ What is read so is written as JSON in a way that is read as the same, but for se
 import ipaddress
 import os
 import re
+import stat
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -103,12 +104,13 @@ class Secret:
     Not a dataclass: those are written out field by field by whoever knows dataclasses (pydantic, ``asdict``).
     """
 
-    __slots__ = ("_value", "source")
+    __slots__ = ("_value", "exposed", "source")
 
-    def __init__(self, value: str, source: str) -> None:
-        """Hold ``value``; ``source`` is ``literal``, ``env NAME`` or ``file PATH``."""
+    def __init__(self, value: str, source: str, *, exposed: bool = False) -> None:
+        """Hold ``value``; ``source``: ``literal``, ``env NAME`` or ``file PATH``; ``exposed``: all can read that."""
         self._value = value
         self.source = source
+        self.exposed = exposed
 
     def reveal(self) -> str:
         """Return the password itself; the caller hands it to the peer and to nothing else."""
@@ -339,6 +341,7 @@ def secret_from_file(path: str, around: Surroundings) -> Secret:
     full = around.directory / path
     try:
         with full.open("rb") as file:
+            exposed = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
             raw = file.read(SECRET_FILE_BYTES_MAX + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -354,7 +357,7 @@ def secret_from_file(path: str, around: Surroundings) -> Secret:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
         raise ValueError(f"the secret file {full} is empty; write the secret into it")
-    return Secret(_checked(text, f"the secret file {full}"), f"file {full}")
+    return Secret(_checked(text, f"the secret file {full}"), f"file {full}", exposed=exposed)
 
 
 def _checked(text: str, name: str) -> str:

@@ -221,6 +221,7 @@ def test_run_serves_what_flags_say(supervisor: Supervisor, tmp_path: Path) -> No
     """Every flag reaches the service; a program that reads stderr gets JSON, warnings included."""
     secret = tmp_path / "secret"
     secret.write_text("hunter2\n")
+    secret.chmod(0o600)
     flags = (
         "run --listen 0.0.0.0:9092 --bootstrap k:1,k:2 --addressing ports --username u --log-level debug --workers 3"
     )

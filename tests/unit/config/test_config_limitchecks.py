@@ -89,6 +89,11 @@ def test_python_is_told_the_same() -> None:
         ("name: a, leaky_bucket: {rate: 0.5, burst: 50}",
          ("4:48: limits[0].leaky_bucket.burst: at the end of a burst a request has to wait for 100s, but passes after "
           "max_wait (30s) all the same; lower it, or raise max_wait")),
+        ("name: a, leaky_bucket: {rate: 0.02}, on_exceed: delay",
+         ("4:36: limits[0].leaky_bucket.rate: a request may have to wait for 50s, but passes after max_wait (30s) all"
+          " the same; raise it, or max_wait")),
+        ("name: a, connections: {max: 150, rate: 5}",
+         "4:34: limits[0].connections.max: this number never applies, as connections_max of the listeners"),
         ("name: a, fixed_window: {count: 5, window: 1m}",
          "4:48: limits[0].fixed_window.window: a request may have to wait for 60s, but passes after max_wait (30s)"),
         (BUCKET + ", max_wait: 31s", "4:50: limits[0].max_wait: clients give up after 30s (request.timeout.ms); lower"),
@@ -154,7 +159,9 @@ def test_what_is_probably_not_meant_is_a_warning(entry: str, told: str) -> None:
         "name: a, concurrency: {max: 1, count_long_polls: true}, match: {apis: [Fetch]}",
         "name: a, connections: {max: 149}, key: [client_id]",
         "name: a, connections: {max: 99}, key: [listener]",
-        "name: a, connections: {max: 1000, rate: 5}",
+        "name: a, connections: {max: 149, rate: 5}",
+        "name: a, leaky_bucket: {rate: 0.04}, on_exceed: delay",
+        "name: a, leaky_bucket: {rate: 0.01}, on_exceed: close",
         "name: a, connections: {rate: 5}",
     ],
 )
@@ -169,3 +176,34 @@ def test_who_can_reach_a_listener_is_not_guessed(bind: str, sound: bool) -> None
     base = f"clusters: {{m: {{bootstrap: [k:1]}}}}\nlisteners: {{a: {{bind: {bind}, advertise: k:1}}}}\nlimits:\n"
     warnings = warned(BUCKET + ", match: {client_ips: [10.0.0.0/8]}", base=base)
     assert (warnings == []) == sound
+
+
+TWO = """\
+clusters: {m: {bootstrap: [k:1]}}
+listeners:
+  a: {bind: "127.0.0.1:1", access: {cidrs: [10.0.0.0/8]}}
+  b: {bind: "127.0.0.1:200", tls: {cert_file: c, key_file: k, client_auth: required, client_ca_file: c}}
+limits:
+"""
+
+
+@pytest.mark.parametrize(
+    ("match", "told"),
+    [
+        (
+            "listeners: [a], principals: ['User:bob']",
+            "none of its listeners asks clients to log in, so every client is",
+        ),
+        ("listeners: [b], principals: ['User:bob']", None),
+        ("principals: ['User:bob']", None),
+        ("listeners: [a], client_ips: [192.168.0.0/16]", "this limit never applies, as access.cidrs of the listeners"),
+        ("listeners: [a], client_ips: ['2001:db8::/32', 192.168.0.0/16]", "this limit never applies, as access.cidrs"),
+        ("listeners: [a], client_ips: [10.1.0.0/16]", None),
+        ("client_ips: [192.168.0.0/16]", None),
+    ],
+)
+def test_the_listeners_that_a_limit_is_for(match: str, told: str | None) -> None:
+    """Only they count: whether their clients log in, and from where they let anybody in."""
+    warnings = warned(f"{BUCKET}, match: {{{match}}}", base=TWO)
+    assert [told in line for line in warnings if told] == [True] * (told is not None)
+    assert told is not None or warnings == []

@@ -219,6 +219,18 @@ def test_a_file_is_named_as_it_was_given_and_secrets_are_found_beside_it(tmp_pat
     assert str(caught.value).splitlines()[0].startswith(f"{path}:1:1: ")
 
 
+def test_a_secret_that_everybody_can_read(tmp_path: Path) -> None:
+    """Its place is told in a warning, and not what it holds; one that is its owner's or its group's is left alone."""
+    secret, path = tmp_path / "secret", tmp_path / "k.yaml"
+    secret.write_text("hunter2\n")
+    path.write_text(GOOD.replace("{env: PW}", "{file: secret}"), encoding="utf-8")
+    for mode, warned in ((0o644, 1), (0o640, 0), (0o600, 0)):
+        secret.chmod(mode)
+        warnings = [line for line in load(path).warnings if "sasl.password: everybody can read that file" in line]
+        assert len(warnings) == warned
+        assert "hunter2" not in str(warnings)
+
+
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     """A missing file, a folder, another encoding and something huge are each told in a line."""
     (tmp_path / "latin").write_bytes(b"a: 1\nb: \xff\n")
