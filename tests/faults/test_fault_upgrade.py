@@ -216,7 +216,7 @@ async def test_a_new_one_that_cannot_start(tmp_path: Path) -> None:
         with pytest.raises(ConnectionRefusedError):
             await RawClient(f"127.0.0.1:{before}").__aenter__()
         configured = (await asyncio.to_thread(stage.admin.get, "/config")).json
-        assert configured["listeners"]["public"]["idle_timeout"] == 300
+        assert configured["listeners"]["public"]["idle_timeout"] == "5m"
 
 
 @on_uvloop
