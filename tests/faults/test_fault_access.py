@@ -1,6 +1,8 @@
 """Access rules on live connections: what is denied never reaches a broker, and the operator is told."""
 
 import asyncio
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -209,13 +211,14 @@ async def test_rules_lower_what_is_offered() -> None:
         broker = cluster.brokers[1]
         broker.ranges[ApiKey.PRODUCE] = (0, 9)
         broker.close_connections()
+        offered: Mapping[int, tuple[int, int]] = {ApiKey.PRODUCE: (0, 0)}
         async with asyncio.timeout(10):
-            while True:
-                async with RawClient(gateway.address) as client:
-                    offered = (await client.api_versions()).ranges
-                if offered[ApiKey.PRODUCE][1] == 9:
-                    break
+            while offered[ApiKey.PRODUCE][1] != 9:
                 await asyncio.sleep(0.05)
+                # One that comes as the offer changes is closed, to come again.
+                with contextlib.suppress(asyncio.IncompleteReadError):
+                    async with RawClient(gateway.address) as client:
+                        offered = (await client.api_versions()).ranges
         assert offered[ApiKey.FETCH][1] == 14
 
 
