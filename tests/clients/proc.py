@@ -41,13 +41,16 @@ def workers_of(supervisor: int, many: int, but: int | None = None, timeout_secon
 
 
 def connections_to(pid: int, port: int) -> int:
-    """Return how many connections to a port of its own a process has open."""
-    theirs = sockets_of(pid)
-    found = 0
+    """Return how many connections to a port of its own a process has open.
+
+    While others come and go, the kernel's table may name one twice, or leave one out.
+    """
+    found = set()
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         _, local, _, state, *_, inode = line.split()[:10]
-        found += local.endswith(f":{port:04X}") and state == "01" and inode in theirs
-    return found
+        if local.endswith(f":{port:04X}") and state == "01":
+            found.add(inode)
+    return len(found & sockets_of(pid))
 
 
 def listens(pid: int) -> bool:

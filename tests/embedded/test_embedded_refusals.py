@@ -1,12 +1,9 @@
 """Real clients that may not come in: what each is told, by its error or by its logger, and none of them hangs."""
 
 import asyncio
-import gc
 import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from clients.doorstage import DoorStage
@@ -56,25 +53,11 @@ def confluent(security: Security, address: str) -> str:
 
 def kafka_python(security: Security, address: str) -> str:
     """Ask with kafka-python; return its error."""
+    from clients.kafkapython import error_of
     from kafka import KafkaProducer
-    from kafka.errors import KafkaError
 
-    told, made = "", list[Any]()
-
-    def client(**settings: Any) -> Any:
-        made.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**settings))
-        return made[0]
-
-    more = {"bootstrap_timeout_ms": BOOTSTRAP_MS, "kafka_client": client} | security.kafka_python()
-    try:
-        KafkaProducer(bootstrap_servers=address, **more).close()
-    except KafkaError as error:
-        told = repr(error)
-    made.pop().close()  # a producer that cannot be made leaves it open, and a failed handshake its socket
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-    return told
+    settings = {"bootstrap_timeout_ms": BOOTSTRAP_MS} | security.kafka_python()
+    return error_of(KafkaProducer, bootstrap_servers=address, **settings)
 
 
 def aio(security: Security, address: str) -> str:
