@@ -51,6 +51,11 @@ LINGER_SECONDS = 10.0
 PARTING_SECONDS = 1.0
 """How long a client that is left in good order may take to see it, and to close its side, too; most do at once."""
 
+TLS_PARTING_SECONDS = 0.1
+"""How long after its last answer such a client, over TLS, is told the end. Java's, which finds both in one read, does
+not look at the end until the socket has something new for it (SslTransportLayer), and that is closed only once it has.
+"""
+
 WRITE_HIGH_BYTES = 64 * 1024
 """Queued bytes above which the other side's reads stop; asyncio's own default. One more read may come on top."""
 
@@ -648,12 +653,15 @@ class ClientSide(asyncio.Protocol):
             self._tell(cause, fields)
         if self.gone or self.transport.is_closing():
             return
-        if cause in _IN_GOOD_ORDER and self.guest.tls is None and self._linger is None:
+        if cause in _IN_GOOD_ORDER and self._linger is None:
             self.transport.set_protocol(_Parting(self))
-            self.transport.write_eof()
+            seconds = TLS_PARTING_SECONDS
+            if self.guest.tls is None:
+                self.transport.write_eof()
+                seconds = PARTING_SECONDS
             if self._paused:
                 self.transport.resume_reading()
-            self._linger = asyncio.get_running_loop().call_later(PARTING_SECONDS, self._close)
+            self._linger = asyncio.get_running_loop().call_later(seconds, self._close)
         else:
             self._close()
 
@@ -786,7 +794,7 @@ class ClientSide(asyncio.Protocol):
 
 
 class _Parting(asyncio.Protocol):
-    """A client's end in good order: our side is closed, and what it still sends is read, and dropped, until it closes.
+    """A client's end in good order: our side is closed, or soon is (TLS); what it still sends is read, and dropped.
 
     A socket that is closed with unread bytes in it sends a reset, and with that a client may lose answers that it has
     not read yet: it would then ask again for what was done.

@@ -1,10 +1,15 @@
 """What becomes of a client when its broker's connection ends."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
+from test_gate import connected as pausable
 from test_relay_cost import ANSWER, HEARTBEAT, HEARTBEAT_VERSION, connected, requests
 
 from kproxy.core.causes import Cause
 from kproxy.core.sasl import Login, Plain
+from kproxy.net import relay
 from kproxy.net.relay import ClientSide
 from kproxy.wire import frames
 
@@ -22,3 +27,21 @@ async def test_broker_gone_while_nothing_is_under_way(monkeypatch: pytest.Monkey
     broker.connection_lost(None)
     assert ended == ([Cause.BROKER_CLOSED] if renewing else [])
     assert client.broker is None
+
+
+async def test_the_end_over_tls_comes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS the end follows the last answer after a while: who finds both in one read may look at the answer only.
+
+    What comes meanwhile goes nowhere; the end of a connection that broke off does not wait.
+    """
+    monkeypatch.setattr(relay, "TLS_PARTING_SECONDS", 0.01)
+    for cause, at_once in ((Cause.DRAINED, False), (Cause.BROKER_CLOSED, False), (Cause.MALFORMED_ANSWER, True)):
+        client, _, to_client, to_broker = pausable()
+        client.guest = replace(client.guest, tls="TLSv1.3")
+        client.pause(relay.DRAINING)
+        client.end(cause)
+        assert to_client.closing is at_once
+        assert at_once or to_client.reading
+        await asyncio.sleep(0.1)
+        assert to_client.closing
+        assert to_broker.written == []
