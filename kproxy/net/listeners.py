@@ -34,7 +34,7 @@ from kproxy.net.denials import DenialLog
 from kproxy.net.dial import Dialler
 from kproxy.net.door import Door
 from kproxy.net.entry import Entry
-from kproxy.net.farewell import ASK_SECONDS, Farewell
+from kproxy.net.farewell import Farewell
 from kproxy.net.finder import Finder
 from kproxy.net.following import follow
 from kproxy.net.link import ClusterLink, Opened
@@ -441,22 +441,27 @@ class Listener:
             door.close()
         self._doors.clear()
 
-    async def drain(self, timeout_seconds: float, *, rebootstrap: bool = False) -> None:
-        """Accept no more; let what is in flight finish, then close; whoever is left after the timeout is cut off.
-
-        ``rebootstrap``: clients that know how are sent to their bootstrap servers (see farewell).
-        """
+    def leave(self, farewell: Farewell) -> None:
+        """Accept no more, and let nobody in; those that are in go on until ``drain``."""
         self.shut()
+        shared = self._shared
+        if shared is not None:
+            shared.entry.crowd.clear(Cause.DRAINED)
+            shared.draining = True
+            shared.farewell = farewell
+
+    async def drain(self, timeout_seconds: float, farewell: Farewell | None = None) -> None:
+        """Let what is in flight finish, then close; whoever is left after the timeout is cut off.
+
+        ``farewell``: by which it was told to ``leave``; who is to be sent elsewhere stays until it says so.
+        """
+        if farewell is None:
+            self.leave(farewell := Farewell())
         shared = self._shared
         if shared is None:
             return
-        shared.entry.crowd.clear(Cause.DRAINED)
-        shared.draining = True
-        shared.farewell = farewell = Farewell(shared.connections if rebootstrap else ())
         for client in shared.connections - farewell.staying:
             client.drain()
-        if farewell.staying:
-            asyncio.get_running_loop().call_later(min(ASK_SECONDS, timeout_seconds / 2), farewell.hurry)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 while shared.connections:

@@ -8,6 +8,7 @@ SOCK_SEQPACKET keeps the bounds of messages, and SCM_RIGHTS carries a listening 
     supervisor  {"drain": {"away": true}}                  away: nobody serves here afterwards
     worker      {"tally": {...}}
     both        {"leases": [...]}                          see leasing
+    both        {"farewell": {...}}                        see fellows
 """
 
 import asyncio

@@ -12,7 +12,7 @@ worker's.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from kproxy.config.diff import replaced, same_sink
 from kproxy.config.model import Config
 from kproxy.core.view import Change
 from kproxy.errors import KproxyError, UpstreamError
+from kproxy.net.farewell import ASK_SECONDS, Farewell, Fellows
 from kproxy.net.link import ClusterLink
 from kproxy.net.listeners import Around, Listener, SocketSource
 from kproxy.net.tasks import Tasks
@@ -238,7 +239,7 @@ class Serving:
         self._tasks.spawn(f"leave {name}", self._end_listener(listener))
 
     async def _end_listener(self, listener: Listener) -> None:
-        await self._drain(listener, away=True)
+        await self._drain((listener,), away=True)
         await listener.close()
         self._leaving.discard(listener)
         self._logged["missed"] += listener.missed
@@ -302,19 +303,27 @@ class Serving:
         yield from self.listeners.values()
         yield from self._leaving
 
-    async def drain(self, *, away: bool) -> None:
+    async def drain(self, *, away: bool, fellows: Fellows | None = None) -> None:
         """Let everything that is under way finish, within the configured bound, and write the log.
 
-        ``away``: nobody serves here afterwards.
+        ``away``: nobody serves here afterwards. ``fellows``: the other workers, which drain now, too.
         """
         for opening in self._opening.values():
             opening.cancel()
-        await asyncio.gather(*(self._drain(listener, away=away) for listener in self._all()))
+        await self._drain(tuple(self._all()), away=away, fellows=fellows)
         if self._request_log is not None:
             await self._request_log.close()
 
-    async def _drain(self, listener: Listener, *, away: bool) -> None:
-        await listener.drain(self.config.drain_timeout, rebootstrap=away and self.config.drain_rebootstrap)
+    async def _drain(self, listeners: Iterable[Listener], *, away: bool, fellows: Fellows | None = None) -> None:
+        rebootstrap = away and self.config.drain_rebootstrap
+        farewell = Farewell(fellows if rebootstrap else None)
+        for listener in listeners:
+            listener.leave(farewell)
+            if rebootstrap:
+                farewell.add(listener.clients)
+        timeout = self.config.drain_timeout
+        await farewell.begin(min(ASK_SECONDS, timeout / 2))
+        await asyncio.gather(*(listener.drain(timeout, farewell) for listener in listeners))
 
     async def close(self) -> None:
         """End what is left."""

@@ -353,6 +353,10 @@ class Supervisor:
         elif "ready" in message:
             post.served = True
             self._announce(message["ready"])
+        elif "farewell" in message:
+            for other in self._posts:
+                if other is not post:
+                    other.send(message | {"from": post.number})
         elif "left" in message:
             self._stopping.heard(post.number, tuple(message["left"]))
         elif "opened" in message:

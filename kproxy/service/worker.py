@@ -26,6 +26,7 @@ from kproxy.net.turns import Turns
 from kproxy.observe import log
 from kproxy.service import loop
 from kproxy.service.channel import Channel, Message
+from kproxy.service.fellows import Fellows
 from kproxy.service.memory import shared, unpacked
 from kproxy.service.serving import Made, Serving
 from kproxy.service.status import Status
@@ -80,6 +81,9 @@ class Worker:
         self._tasks = Tasks()
         self._drain = asyncio.Event()
         self._away = True  # nobody serves here after the drain
+        self._fellows: Fellows | None = None
+        if self._turns is not None:
+            self._fellows = Fellows(order.number, order.config.workers, self._send)
 
     async def run(self) -> int:
         """Serve until told to end; return the process's exit code."""
@@ -103,7 +107,9 @@ class Worker:
         if self._turns is not None:
             self._turns.quit()
         telling = self._tasks.spawn("left", tell_left(serving.left, lambda left: self._channel.send({"left": left})))
-        await serving.drain(away=self._away)
+        await serving.drain(away=self._away, fellows=self._fellows)
+        if self._fellows is not None:
+            await self._fellows.close()
         telling.cancel()
         self._channel.send({"left": (0, 0)})
         serving.limiting.close()
@@ -111,6 +117,9 @@ class Worker:
         await serving.close()
         await self._tasks.close()
         return 0
+
+    def _send(self, message: Message) -> None:
+        self._channel.send(message)
 
     async def _start(self) -> None:
         """Open every listener once its cluster has answered; tell the supervisor when all are open."""
@@ -187,6 +196,9 @@ class Worker:
         elif "drain" in message:
             self._away = message["drain"]["away"]
             self._drain.set()
+        elif "farewell" in message:
+            if self._fellows is not None:
+                self._fellows.heard(message)
         elif "status" in message:
             self._tasks.spawn("status", self._status.answer(message, self._channel.send))
         elif "tally" in message:

@@ -51,15 +51,20 @@ async def first_closed(stage: Stage, clients: list[RawClient]) -> tuple[RawClien
     return closed, clients[1 - clients.index(closed)]
 
 
+each_number_of_workers = pytest.mark.parametrize("workers", [1, 2])
+"""Two: each has some of a client's connections, as they are spread evenly."""
+
+
 @on_uvloop
+@each_number_of_workers
 @pytest.mark.parametrize("addressing", ["single", "ports"])
-async def test_a_client_is_sent_away(tmp_path: Path, addressing: str) -> None:
+async def test_a_client_is_sent_away(tmp_path: Path, addressing: str, workers: int) -> None:
     """Of two connections one ends, so that the client asks; on the other it is told where to go, and that ends, too."""
 
     def text(stage: Stage) -> str:
         return stage.text().replace("addressing: single", f"addressing: {addressing}")
 
-    async with staged(tmp_path, edit=text) as stage, client_of(stage, 2) as clients:
+    async with staged(tmp_path, edit=text, more=f"workers: {workers}\n") as stage, client_of(stage, 2) as clients:
         stage.run.proxy.signal(signal.SIGTERM)
         _, other = await first_closed(stage, clients)
         await other.heartbeat()
@@ -70,10 +75,11 @@ async def test_a_client_is_sent_away(tmp_path: Path, addressing: str) -> None:
 
 
 @on_uvloop
-async def test_two_in_one_program(tmp_path: Path) -> None:
+@each_number_of_workers
+async def test_two_in_one_program(tmp_path: Path, workers: int) -> None:
     """Clients that differ in nothing but their client id are each made to ask, and told."""
     async with (
-        staged(tmp_path) as stage,
+        staged(tmp_path, more=f"workers: {workers}\n") as stage,
         client_of(stage, 2, client_id="reads") as one,
         client_of(stage, 2, client_id="writes") as two,
     ):
@@ -86,9 +92,10 @@ async def test_two_in_one_program(tmp_path: Path) -> None:
 
 
 @on_uvloop
-async def test_not_before_its_other_connections_have_ended(tmp_path: Path) -> None:
+@each_number_of_workers
+async def test_not_before_its_other_connections_have_ended(tmp_path: Path, workers: int) -> None:
     """The connection that it uses least ends; asked on another, kproxy first lets it have what it is owed elsewhere."""
-    async with staged(tmp_path) as stage, client_of(stage, 3) as clients:
+    async with staged(tmp_path, more=f"workers: {workers}\n") as stage, client_of(stage, 3) as clients:
         stage.cluster.on(ApiKey.HEARTBEAT, HEARTBEAT_OK, Delay(1.5, HEARTBEAT_OK))
         busy, unused, asks = clients
         await asks.heartbeat()
@@ -106,9 +113,11 @@ async def test_not_before_its_other_connections_have_ended(tmp_path: Path) -> No
 
 
 @on_uvloop
-async def test_who_does_not_ask_is_not_waited_for(tmp_path: Path) -> None:
+@each_number_of_workers
+async def test_who_does_not_ask_is_not_waited_for(tmp_path: Path, workers: int) -> None:
     """The connection that stayed ends in half of drain_timeout, as all do."""
-    async with staged(tmp_path, more="drain_timeout: 2s\n") as stage, client_of(stage, 2) as clients:
+    more = f"drain_timeout: 2s\nworkers: {workers}\n"
+    async with staged(tmp_path, more=more) as stage, client_of(stage, 2) as clients:
         stage.run.proxy.signal(signal.SIGTERM)
         _, other = await first_closed(stage, clients)
         await other.assert_closed()
@@ -129,10 +138,11 @@ async def test_nobody_is_sent_away_from_a_successor(tmp_path: Path) -> None:
 
 
 @on_uvloop
+@each_number_of_workers
 @pytest.mark.parametrize("why", ["has one connection only", "does not know how", "not configured"])
-async def test_who_is_not_sent_away(tmp_path: Path, why: str) -> None:
+async def test_who_is_not_sent_away(tmp_path: Path, why: str, workers: int) -> None:
     """A client that could not be made to ask, or would not understand, and all where it is off: they end at once."""
-    more = "drain_rebootstrap: false\n" if why == "not configured" else ""
+    more = f"drain_rebootstrap: {'false' if why == 'not configured' else 'true'}\nworkers: {workers}\n"
     connections = 1 if why == "has one connection only" else 2
     async with (
         staged(tmp_path, more=more) as stage,
