@@ -5,7 +5,7 @@ the doors in tests/embedded.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,8 @@ def upstream(stage: Stage, mechanism: str) -> dict[str, Any]:
     return {"tls": {"ca_file": "ca.pem"}, "sasl": {"mechanism": mechanism, **password(GATEWAY_PASSWORD)}}
 
 
+TOKEN_FILE = "client.token"
+
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
 
@@ -222,18 +224,24 @@ def test_upstream_mistakes(stage: Stage, tmp_path: Path, change: dict[str, Any],
 # Java's clients.
 
 
-@pytest.fixture
-def guarded(stage: Stage, serve: Serve) -> ProxyProcess:
-    """A proxy that asks its clients for TLS and a login, by whatever they like, anew every 3 s."""
+def door(stage: Stage, mechanisms: Sequence[str] = MECHANISMS) -> dict[str, Any]:
+    """Return a listener that asks its clients for TLS and a login, anew every 3 s."""
     credentials = {name: derive(ALICE_PASSWORD, name, 4096) for name in ("SCRAM-SHA-256", "SCRAM-SHA-512")}
     with users_file.changing(stage.folder / "users.yaml", create=True) as users:
         users.users[ALICE] = User(ALICE, credentials)
     stage.authority.server("127.0.0.1").write(stage.folder, "proxy")
     stage.issuer.write_jwks(stage.folder / "jwks.json")
     oauth = {"jwks_file": "jwks.json", "issuer": stage.issuer.url, "audience": "kafka"}
-    sasl = {"mechanisms": list(MECHANISMS), "users_file": "users.yaml", "session_lifetime": "3s", "oauth": oauth}
-    tls = {"cert_file": "proxy.pem", "key_file": "proxy.key"}
-    return serve(upstream(stage, "PLAIN"), {"tls": tls, "sasl": sasl})
+    sasl: dict[str, Any] = {"mechanisms": list(mechanisms), "users_file": "users.yaml", "session_lifetime": "3s"}
+    if "OAUTHBEARER" in mechanisms:
+        sasl["oauth"] = oauth
+    return {"tls": {"cert_file": "proxy.pem", "key_file": "proxy.key"}, "sasl": sasl}
+
+
+@pytest.fixture
+def guarded(stage: Stage, serve: Serve) -> ProxyProcess:
+    """A proxy whose clients log in by whatever they like."""
+    return serve(upstream(stage, "PLAIN"), door(stage))
 
 
 def java(stage: Stage, *, trusted: str = "ca.pem", **more: str) -> dict[str, str]:
@@ -263,7 +271,9 @@ def java_login(stage: Stage, mechanism: str, word: str = ALICE_PASSWORD) -> dict
 
 def tools(stage: Stage) -> JavaTools:
     """Return Kafka's programs, which may ask the issuer for tokens."""
-    flags = (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={stage.issuer.token_url}",)
+    allowed = "-Dorg.apache.kafka.sasl.oauthbearer.allowed"
+    token_file = stage.folder / TOKEN_FILE
+    flags = (f"{allowed}.urls={stage.issuer.token_url},{token_file.as_uri()}", f"{allowed}.files={token_file}")
     return JavaTools(kafka_jars(CURRENT), flags=flags)
 
 
@@ -288,15 +298,17 @@ def test_java_logs_in(stage: Stage, guarded: ProxyProcess, mechanism: str) -> No
 
 
 def test_java_with_certificates(stage: Stage, serve: Serve) -> None:
-    """By mTLS a Java client is let in, and one without a certificate, or with a stranger's, is not, and is told so."""
+    """By mTLS a Java client is let in; with none, a stranger's or an expired one it is not, and is told so."""
     stage.authority.server("127.0.0.1").write(stage.folder, "proxy")
     tls = {"cert_file": "proxy.pem", "key_file": "proxy.key", "client_auth": "required", "client_ca_file": "ca.pem"}
     proxy = serve(upstream(stage, "PLAIN"), {"tls": tls})
     store = pem_store(stage.authority.client("CN=alice,O=org").write(stage.folder, "alice"), stage.folder)
     bad = pem_store(stage.stranger.client("CN=mallory").write(stage.folder, "mallory"), stage.folder)
+    past = pem_store(stage.authority.client("CN=alice", expired=True).write(stage.folder, "past"), stage.folder)
     shown = {"ssl.keystore.type": "PEM", "ssl.keystore.location": str(store)}
     assert listed(stage, proxy, java(stage) | shown).returncode == 0
-    for properties in (java(stage), java(stage) | shown | {"ssl.keystore.location": str(bad)}):
+    others = [java(stage) | shown | {"ssl.keystore.location": str(other)} for other in (bad, past)]
+    for properties in (java(stage), *others):
         done = listed(stage, proxy, properties)
         assert done.returncode != 0
         assert "SslAuthenticationException" in done.stdout + done.stderr
@@ -321,6 +333,60 @@ def test_java_is_refused(
     done = listed(stage, guarded, told_properties)
     assert done.returncode != 0
     assert any(text in done.stdout + done.stderr for text in told.split("|")), done.stdout + done.stderr
+
+
+def token_of(stage: Stage, **claims: Any) -> dict[str, str]:
+    """Return what a Java client is told to log in with a token that it is handed, good or not."""
+    path = stage.folder / TOKEN_FILE
+    path.write_text(stage.issuer.mint("carol", **claims), encoding="ascii")
+    return java_login(stage, "OAUTHBEARER") | {"sasl.oauthbearer.token.endpoint.url": path.as_uri()}
+
+
+def hours_ago(hours: int) -> int:
+    """Return a time that is over, as a JWT has it."""
+    return int(time.time()) - hours * 3600
+
+
+JAVA_TOLD: dict[str, tuple[Sequence[str], Callable[[Stage], dict[str, str]], str, str]] = {
+    "a token for others": (
+        MECHANISMS,
+        lambda stage: token_of(stage, aud="others"),
+        "SaslAuthenticationException",
+        "login refused",
+    ),
+    "an expired token": (
+        MECHANISMS,
+        lambda stage: token_of(stage, iat=hours_ago(2), exp=hours_ago(1)),
+        "SaslAuthenticationException",
+        "login refused",
+    ),
+    "a mechanism that is not offered": (
+        ("PLAIN",),
+        lambda stage: java_login(stage, "SCRAM-SHA-256"),
+        "UnsupportedSaslMechanismException",
+        "login refused",
+    ),
+    "no login": (("PLAIN",), java, "TimeoutException", "login required"),
+    "no TLS": (
+        ("PLAIN",),
+        lambda stage: java_login(stage, "PLAIN") | {"security.protocol": "SASL_PLAINTEXT"},
+        "TimeoutException",
+        "tls handshake failed",
+    ),
+}
+"""What Java tries -> what the door offers, what Java has, its exception, and the cause in our log."""
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("case", JAVA_TOLD)
+def test_java_is_told(stage: Stage, serve: Serve, case: str) -> None:
+    """A Java client that logs in by the wrong way ends with the exception of README's table; our log has the reason."""
+    mechanisms, properties, told, cause = JAVA_TOLD[case]
+    proxy = serve(upstream(stage, "PLAIN"), door(stage, mechanisms))
+    done = listed(stage, proxy, properties(stage))
+    assert done.returncode != 0
+    assert told in done.stdout + done.stderr
+    assert cause in proxy.log.read_text(encoding="utf-8")
 
 
 def listed(stage: Stage, proxy: ProxyProcess, properties: Mapping[str, str]) -> Any:
