@@ -17,13 +17,24 @@
 The texts never hold a secret: they may be logged as they are.
 """
 
+from pathlib import PurePath
+
 
 class KproxyError(Exception):
     """Base of all errors that kproxy raises on purpose."""
 
 
 class ConfigError(KproxyError):
-    """A mistake in the configuration or on the command line; its text is one line per mistake."""
+    """A mistake in the configuration or on the command line; its text is one line per mistake.
+
+    Args:
+        text: What is wrong, and what to do.
+        file: The one that the mistake is in, if it is a file that a configuration names.
+    """
+
+    def __init__(self, text: str, file: str | PurePath | None = None) -> None:
+        super().__init__(text)
+        self.file = file
 
 
 class ProtocolError(KproxyError):

@@ -42,7 +42,7 @@ from kproxy.config.sasl import Sasl
 def check(file: Path, connect: bool, against: str | None, api_key_file: Path | None) -> int:
     """Find every mistake in the configuration FILE at once, or tell what would run."""
     loaded = load(file)
-    doors = import_module("kproxy.service.doors").Doors(loaded.config)
+    doors = import_module("kproxy.service.doors").Doors(loaded.config, told=loaded.told)
     for warning in (*loaded.warnings, *doors.doubts()):
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{file}: ok")

@@ -68,7 +68,8 @@ def run(
     for warning in loaded.warnings:
         logger.warning(warning)
     # Loaded here, so that a mistake is told without the weight of all that serves.
-    doors = import_module("kproxy.service.doors").Doors(loaded.config)  # a mistake in a file ends it here
+    # A mistake in a file ends it here.
+    doors = import_module("kproxy.service.doors").Doors(loaded.config, told=loaded.told)
     for doubt in doors.doubts():
         logger.warning(doubt)
     supervisor = import_module("kproxy.service.supervisor")

@@ -22,9 +22,9 @@ reading so much takes PyYAML seconds."""
 _OF_FLAGS = Mark(0, 0)
 
 
-@dataclass
+@dataclass(repr=False)
 class Draft:
-    """Data on their way to a Config, and where each of them came from."""
+    """Data on their way to a Config, and where each of them came from. The repr, like all, shows no secret."""
 
     data: Any
     directory: Path

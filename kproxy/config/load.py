@@ -10,7 +10,7 @@ No line, and nothing else that leaves here, holds a secret or quotes a value fro
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,6 +39,8 @@ class Loaded(NamedTuple):
 
     config: Config
     warnings: tuple[str, ...]
+    told: Callable[[Problem], str]
+    """Writes what is found later, in a file that the configuration names, as the lines of all else are."""
 
 
 def load(config: Path | str, *, environ: Mapping[str, str] = os.environ) -> Loaded:
@@ -113,7 +115,7 @@ def _finish(draft: Draft, environ: Mapping[str, str]) -> Loaded:
         *requestlog.doubts(result),
         *admin_checks.doubts(result.admin),
     ]
-    return Loaded(result, tuple(draft.line(problem) for problem in doubts))
+    return Loaded(result, tuple(draft.line(problem) for problem in doubts), draft.line)
 
 
 def _between_fields(data: Any, errors: list[ErrorDetails], around: Surroundings) -> list[Problem]:  # noqa: ANN401 - YAML

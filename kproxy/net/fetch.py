@@ -117,9 +117,9 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (ssl.SSLError, ValueError):
-        raise ConfigError(f"the CA file {ca_file} holds no certificates in PEM form") from None
+        raise ConfigError(f"the CA file {ca_file} holds no certificates in PEM form", ca_file) from None
     except OSError as error:
-        raise ConfigError(f"the CA file {ca_file} cannot be read: {error.strerror or error}") from None
+        raise ConfigError(f"the CA file {ca_file} cannot be read: {error.strerror or error}", ca_file) from None
 
 
 def _reason(error: Exception) -> str:

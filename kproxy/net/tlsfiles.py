@@ -56,13 +56,13 @@ def load_chain(context: ssl.SSLContext, cert_file: File, key_file: File, key_pas
     cert, key = _read(cert_file, "certificate file"), _read(key_file, "key file")
     if _CERTIFICATE not in cert:
         hint = _instead(cert, _KEY, "a key")
-        raise ConfigError(f"the certificate file {cert_file} holds no certificate in PEM; {hint}")
+        raise ConfigError(f"the certificate file {cert_file} holds no certificate in PEM; {hint}", cert_file)
     if _KEY not in key:
         hint = _instead(key, _CERTIFICATE, "a certificate")
-        raise ConfigError(f"the key file {key_file} holds no private key in PEM; {hint}")
+        raise ConfigError(f"the key file {key_file} holds no private key in PEM; {hint}", key_file)
     encrypted = b"ENCRYPTED" in key
     if encrypted and key_password is None:
-        raise ConfigError(f"the key in {key_file} is encrypted; give key_password")
+        raise ConfigError(f"the key in {key_file} is encrypted; give key_password", key_file)
     facts = _facts(cert, cert_file)
     try:
         # Without a password OpenSSL would ask for one at the terminal.
@@ -78,11 +78,11 @@ def load_authorities(context: ssl.SSLContext, path: File, what: str) -> None:
     """Have a context trust the certificates in a file; ``what`` names it in the ConfigError of one that is no good."""
     raw = _read(path, what)
     if _CERTIFICATE not in raw and _TRUSTED not in raw:
-        raise ConfigError(f"the {what} {path} holds no certificate in PEM; {_instead(raw, _KEY, 'a key')}")
+        raise ConfigError(f"the {what} {path} holds no certificate in PEM; {_instead(raw, _KEY, 'a key')}", path)
     try:
         context.load_verify_locations(path)
     except OSError as error:
-        raise ConfigError(f"the {what} {path} is damaged: {_plain(_reason(error))}") from None
+        raise ConfigError(f"the {what} {path} is damaged: {_plain(_reason(error))}", path) from None
 
 
 def _read(path: File, what: str) -> bytes:
@@ -90,9 +90,10 @@ def _read(path: File, what: str) -> bytes:
         with Path(path).open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror or type(error).__name__}") from None
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"the {what} {path} cannot be read: {reason}", path) from None
     if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"the {what} {path} is above {FILE_BYTES_MAX} bytes; this is no PEM file")
+        raise ConfigError(f"the {what} {path} is above {FILE_BYTES_MAX} bytes; this is no PEM file", path)
     return raw
 
 

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import BaseModel
 
 from kproxy.config import users as users_file
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.config.oauth import ClientOauth, UpstreamOauth
+from kproxy.config.problems import Loc, Problem, where
 from kproxy.config.sasl import ClientSasl, Sasl
 from kproxy.config.tls import ClusterTls, ListenerTls
 from kproxy.core.acceptor import Identity, ServerMechanism
@@ -55,15 +57,28 @@ TOKEN_SECONDS = 10.0
 """How long a start waits for the first token for the brokers."""
 
 
+def _told(problem: Problem) -> str:
+    return f"{where(problem.loc)}: {problem.text}"
+
+
 class Doors:
     """All of it, for one configuration. Make it, ``start`` it, ask it, ``close`` it."""
 
-    def __init__(self, config: Config, decoy_key: bytes | None = None, *, before: "Doors | None" = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        decoy_key: bytes | None = None,
+        *,
+        before: "Doors | None" = None,
+        told: Callable[[Problem], str] = _told,
+    ) -> None:
         """Read every file; take over from ``before`` what is the same. Raises ConfigError, a line for each mistake.
 
         ``decoy_key``: what unknown users are told by, the same in all processes of a run (core.credentials.Users),
-        where a users file has none. None: one of this process.
+        where a users file has none. None: one of this process. ``told`` writes a mistake or a doubt as a line: with
+        line and column, if it is Loaded's.
         """
+        self._told = told
         self._config = config
         self._decoy_key = decoy_key
         self._before = {} if before is None else before._kept  # noqa: SLF001  one of its own kind
@@ -94,32 +109,35 @@ class Doors:
         self._kept[what] = kept
         return kept.made
 
-    def _try(self, where: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is made
-        """Make something of files; note what is wrong with them."""
+    def _try(self, here: Loc, make: Callable[[], Any], settings: BaseModel | None = None) -> Any:  # noqa: ANN401 - whatever is made
+        """Make something of files; note what is wrong with them, at the option of ``settings`` that names the file."""
         try:
             return make()
         except ConfigError as error:
-            self._mistakes += [f"{where}: {line}" for line in str(error).splitlines()]
+            if settings is not None and error.file is not None:
+                here += next(((name,) for name, value in settings if value == error.file), ())
+            self._mistakes += [self._told(Problem(here, line)) for line in str(error).splitlines()]
             return None
 
     # Towards the brokers.
 
     def _prepare_cluster(self, name: str, cluster: Cluster) -> None:
-        here = f"clusters.{name}"
-        self._own[name] = None if cluster.sasl is None else self._mechanism(f"{here}.sasl", cluster.sasl)
+        here = ("clusters", name)
+        self._own[name] = None if cluster.sasl is None else self._mechanism((*here, "sasl"), cluster.sasl)
         self._credentials[name] = {
-            pattern: self._mechanism(f"{here}.credentials.{pattern}", sasl)
+            pattern: self._mechanism((*here, "credentials", pattern), sasl)
             for pattern, sasl in cluster.credentials.items()
         }
         tls = cluster.tls
         if tls is not None:
             keep = partial(keep_certificates, f"cluster {name}", tls.reload_interval)
             self._client_tls[name] = self._try(
-                f"{here}.tls",
+                (*here, "tls"),
                 lambda: self._make(("cluster", name), tls, lambda: ClientTls(client_settings(tls)), keep),
+                tls,
             )
 
-    def _mechanism(self, where: str, sasl: Sasl) -> Mechanism:
+    def _mechanism(self, here: Loc, sasl: Sasl) -> Mechanism:
         if sasl.oauth is None:
             user = sasl.username or ""
             return (
@@ -129,13 +147,14 @@ class Doors:
             )
         oauth = sasl.oauth
         source: TokenSource | None = self._try(
-            f"{where}.oauth",
+            (*here, "oauth"),
             lambda: self._make(
-                ("tokens", where),
+                ("tokens", here),
                 oauth,
                 lambda: TokenSource(token_origin(oauth)),
                 lambda kept, tasks: kept.made.start(tasks),
             ),
+            oauth,
         )
         if source is None:
             return Plain("", "")  # never used: the mistake ends the start
@@ -172,29 +191,31 @@ class Doors:
     # Towards clients.
 
     def _prepare_listener(self, name: str, listener: Listener) -> None:
-        here = f"listeners.{name}"
+        here = ("listeners", name)
         tls, names = listener.tls, name_layout(listener)
         if tls is not None:
             knows = None if names is None else names.knows
             keep = partial(keep_certificates, f"listener {name}", tls.reload_interval)
             self._server_tls[name] = self._try(
-                f"{here}.tls",
+                (*here, "tls"),
                 lambda: self._make(
                     ("listener", name), (tls, names), lambda: ServerTls(server_settings(tls), knows), keep
                 ),
+                tls,
             )
         sasl = listener.sasl
         if sasl is not None:
             passthrough = self._config.clusters[listener.cluster].passthrough is not None
-            self._terms[name] = self._make_terms(f"{here}.sasl", sasl, passthrough=passthrough)
+            self._terms[name] = self._make_terms((*here, "sasl"), sasl, passthrough=passthrough)
 
-    def _make_terms(self, where: str, sasl: ClientSasl, *, passthrough: bool) -> Terms:
+    def _make_terms(self, here: Loc, sasl: ClientSasl, *, passthrough: bool) -> Terms:
         mechanisms: list[ServerMechanism] = []
         path = sasl.users_file
-        users = None if path is None else self._try(f"{where}.users_file", lambda: self._users_of(path))
+        users = None if path is None else self._try((*here, "users_file"), lambda: self._users_of(path))
         for name in sasl.mechanisms:
             if sasl.oauth is not None and name == "OAUTHBEARER":
-                validator = self._try(f"{where}.oauth", partial(self._validator, where, sasl.oauth))
+                place = (*here, "oauth", *(["jwks_file"] if sasl.oauth.jwks_file else []))
+                validator = self._try(place, partial(self._validator, here, sasl.oauth), sasl.oauth)
                 if validator is not None:
                     mechanisms.append(OauthServer(validator))
             elif passthrough:
@@ -202,7 +223,7 @@ class Doors:
             elif users is not None:
                 table = _table_of(users)
                 if name == "PLAIN":
-                    cache = self._make(("passwords", where), path, PasswordCache)
+                    cache = self._make(("passwords", here), path, PasswordCache)
                     mechanisms.append(PlainServer(table, cache))
                 else:
                     mechanisms.append(ScramServer(name, table))
@@ -216,10 +237,10 @@ class Doors:
             )
         return self._users[path]
 
-    def _validator(self, where: str, oauth: ClientOauth) -> JwtValidator:
+    def _validator(self, here: Loc, oauth: ClientOauth) -> JwtValidator:
         where_from = (oauth.jwks_file, oauth.jwks_url, oauth.ca_file, oauth.refresh_interval)
         jwks: Jwks = self._make(
-            ("keys", where), where_from, lambda: _keys(oauth), lambda kept, tasks: kept.made.start(tasks)
+            ("keys", here), where_from, lambda: _keys(oauth), lambda kept, tasks: kept.made.start(tasks)
         )
         return JwtValidator(
             jwks,
@@ -286,6 +307,7 @@ class Doors:
         for name, client in self._client_tls.items():
             for doubt in client.doubts(now):
                 yield f"clusters.{name}.tls: {doubt}"
+        yield from self._doubts_of_tokens()
         for path, users in self._users.items():
             if who := users_file.open_to(path):
                 yield f"the users file {path} can be read by {who}; chmod 600 it"
@@ -294,6 +316,19 @@ class Doors:
                     f"the users file {path} has no decoy_key, so that SCRAM's answers before and after a restart tell"
                     " who is no user; add 'decoy_key: KEY', of 'openssl rand -base64 32'"
                 )
+
+    def _doubts_of_tokens(self) -> Iterator[str]:
+        """Tell of files with tokens that have none yet: no mistake, as somebody may write them while kproxy runs."""
+        for name, cluster in self._config.clusters.items():
+            logins: list[tuple[Loc, Sasl | None]] = [(("sasl",), cluster.sasl)]
+            logins += [(("credentials", pattern), sasl) for pattern, sasl in cluster.credentials.items()]
+            for loc, sasl in logins:
+                if sasl is None or sasl.oauth is None or sasl.oauth.token_file is None:
+                    continue
+                try:
+                    TokenFile(sasl.oauth.token_file).read(time.time())
+                except AuthError as error:
+                    yield self._told(Problem(("clusters", name, *loc, "oauth", "token_file"), str(error)))
 
 
 def _keys(oauth: ClientOauth) -> Jwks:

@@ -75,7 +75,8 @@ class Origin:
 
 
 def _warnings(loaded: Loaded) -> list[str]:
-    return [*loaded.warnings, *Doors(loaded.config).doubts()]  # a mistake in a file it names is told by it
+    # A mistake in a file it names is told by it.
+    return [*loaded.warnings, *Doors(loaded.config, told=loaded.told).doubts()]
 
 
 class Reloads:

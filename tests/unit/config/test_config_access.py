@@ -39,7 +39,7 @@ GOOD = """\
 
 def access(text: str) -> Access:
     """Return the access of a file that raises no doubt."""
-    config, warnings = load(BASE + text)
+    config, warnings, _ = load(BASE + text)
     assert warnings == ()
     found = config.listeners["public"].access
     assert found is not None

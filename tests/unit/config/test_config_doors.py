@@ -42,7 +42,7 @@ def mistakes(cluster: str = "", listener: str = "") -> list[str]:
 
 def doubts(cluster: str = "", listener: str = "") -> list[str]:
     """Return what is told of a configuration that can be run, but for what is about its addresses."""
-    _, warnings = load(written(cluster, listener), environ=ENVIRON)
+    _, warnings, _ = load(written(cluster, listener), environ=ENVIRON)
     assert "hunter2" not in "".join(warnings)
     return [line.removeprefix("config:") for line in warnings]
 
@@ -95,7 +95,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     """All that may be written arrives, without a doubt, and files begin at the configuration's folder."""
     path = tmp_path / "kproxy.yaml"
     path.write_text(EVERYTHING)
-    config, warnings = load(path, environ=ENVIRON)
+    config, warnings, _ = load(path, environ=ENVIRON)
     assert warnings == ()
     main, passed = config.clusters["main"], config.clusters["passed"]
     assert list(main.credentials) == ["alice", "team-*", "default"]

@@ -36,7 +36,7 @@ def sasl(flags: Flags, config: str | None = None, **environ: str) -> Sasl:
 
 def test_flags_alone_make_a_whole_configuration() -> None:
     """Two flags are enough; the others set what the file's keys of the same meaning would."""
-    config, warnings = from_flags(ALONE, environ={})
+    config, warnings, _ = from_flags(ALONE, environ={})
     assert warnings == ()
     assert config.clusters["main"].bootstrap == (("kafka1", 9092), ("kafka2", 9092))
     assert config.clusters["main"].sasl is None

@@ -51,7 +51,7 @@ GOOD = """\
 
 def limits(text: str) -> tuple[Limit, ...]:
     """Return the limits of a file that raises no doubt."""
-    config, warnings = load(BASE + text)
+    config, warnings, _ = load(BASE + text)
     assert warnings == ()
     return config.limits
 

@@ -48,7 +48,7 @@ def mistakes(text: str, **environ: str) -> list[str]:
 
 def test_a_good_file_is_read_whole() -> None:
     """Every kind of value arrives, defaults fill the rest, and the only cluster need not be named."""
-    config, warnings = load(GOOD, environ={"PW": "hunter2"})
+    config, warnings, _ = load(GOOD, environ={"PW": "hunter2"})
     assert warnings == ()
     main, public, inside = config.clusters["main"], config.listeners["public"], config.listeners["inside"]
     assert main.bootstrap == (("kafka1", 9092), ("::1", 9092))

@@ -23,7 +23,7 @@ OWN = f"to: kafka, topic: requests, bootstrap: [a:1, b:2], {SCRAM}"
 
 def log_of(text: str) -> RequestLog:
     """Return the log of a file that raises no doubt."""
-    config, warnings = load(f"{BASE}request_log: {{{text}}}\n", environ={"PW": "hunter2"})
+    config, warnings, _ = load(f"{BASE}request_log: {{{text}}}\n", environ={"PW": "hunter2"})
     assert warnings == ()
     assert config.request_log is not None
     return config.request_log
@@ -176,7 +176,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_doubts(text: str, doubt: str) -> None:
     """What works but is probably not meant is a warning, without a secret."""
-    _, (warning,) = load(f"{BASE}request_log: {{{text}}}\n", environ={"PW": "x"})
+    _, (warning,), _ = load(f"{BASE}request_log: {{{text}}}\n", environ={"PW": "x"})
     assert doubt in warning
     assert "hunter2" not in warning
 

@@ -309,16 +309,105 @@ def test_all_mistakes_are_told_at_once(files: Files) -> None:
     lines = str(caught.value).splitlines()
     assert "hunter2" not in str(caught.value)
     assert [line.split(": ")[0] for line in lines] == [
-        "clusters.main.sasl.oauth",
-        "clusters.main.credentials.team-*.oauth",
-        "clusters.main.tls",
+        "clusters.main.sasl.oauth.ca_file",
+        "clusters.main.credentials.team-*.oauth.ca_file",
+        "clusters.main.tls.ca_file",
         "listeners.users.sasl.users_file",
         "listeners.users.sasl.users_file",
-        "listeners.tokens.sasl.oauth",
-        "listeners.tls.tls",
+        "listeners.tokens.sasl.oauth.jwks_file",
+        "listeners.tls.tls.cert_file",
     ]
     assert "users.yaml:1:17: users.alice.zoo: unknown key" in lines[3]
     assert "no.pem" in lines[2]
+
+
+LINES = """\
+clusters:
+  main:
+    bootstrap: [k:1]
+    tls:
+      ca_file: CA
+      cert_file: c.pem
+      key_file: c.key
+listeners:
+  open:
+    bind: 127.0.0.1:9100
+    tls:
+      cert_file: CERT
+      key_file: KEY
+    sasl:
+      mechanisms: [OAUTHBEARER]
+      oauth:
+        jwks_file: JWKS
+        issuer: i
+        audience: a
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ("CA", "5:16: clusters.main.tls.ca_file"),
+        ("CERT", "12:18: listeners.open.tls.cert_file"),
+        ("KEY", "13:17: listeners.open.tls.key_file"),
+        ("JWKS", "17:20: listeners.open.sasl.oauth.jwks_file"),
+    ],
+)
+def test_a_mistake_in_a_file_has_its_options_place(files: Files, option: str, place: str) -> None:
+    """A file that is not there, or holds what is none of it, is told with line and column of the option naming it."""
+    files.certificates()
+    with TokenIssuer() as issuer:
+        issuer.write_jwks(files.folder / "jwks.json")
+    (files.folder / "odd").write_text("odd")
+    path = files.folder / "kproxy.yaml"
+    right = {"CA": "ca.pem", "CERT": "c.pem", "KEY": "c.key", "JWKS": "jwks.json"}
+    for wrong in ("absent", "odd"):
+        text = LINES
+        for name, file in (right | {option: wrong}).items():
+            text = text.replace(f": {name}\n", f": {file}\n")
+        path.write_text(text)
+        loaded = load(path)
+        with pytest.raises(ConfigError) as caught:
+            Doors(loaded.config, told=loaded.told)
+        assert str(caught.value).startswith(f"{path}:{place}: ")
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("where", ["sasl", "credentials: {team: ", "credentials: {default: "])
+def test_a_file_without_a_token_is_a_doubt(files: Files, where: str) -> None:
+    """A token's file that is not there, or holds none, is told at its option, and does not end the start."""
+    login = "{mechanism: OAUTHBEARER, oauth: {token_file: token}}"
+    entry = f"{where}{login}}}" if "{" in where else f"{where}: {login}"
+    path = files.folder / "kproxy.yaml"
+    path.write_text(
+        f"clusters:\n  main:\n    bootstrap: [k:1]\n    tls: {{}}\n    {entry}\n"
+        "listeners: {open: {bind: '127.0.0.1:9100'}}\n"
+    )
+
+    def doubts() -> list[str]:
+        loaded = load(path)
+        return [doubt for doubt in Doors(loaded.config, told=loaded.told).doubts() if "token" in doubt]
+
+    column = 5 + len(entry) - len("token}}") - (1 if "{" in where else 0)
+    (missing,) = doubts()
+    assert missing.startswith(f"{path}:5:{column}: clusters.main.")
+    assert ".oauth.token_file: the token file " in missing
+    assert missing.endswith("token cannot be read: No such file or directory")
+    (files.folder / "token").write_text("no token\n")
+    assert "holds no token" in doubts()[0]
+    with TokenIssuer() as issuer:
+        (files.folder / "token").write_text(issuer.mint("kproxy"))
+    assert doubts() == []
+
+
+def test_what_was_loaded_shows_no_secret(files: Files) -> None:
+    """The repr of a configuration with all that belongs to it does not tell its secrets."""
+    path = files.folder / "kproxy.yaml"
+    sasl = "{mechanism: PLAIN, username: kp, password: hunter2}"
+    path.write_text(
+        f"clusters: {{main: {{bootstrap: [k:1], sasl: {sasl}}}}}\nlisteners: {{open: {{bind: '127.0.0.1:9100'}}}}\n"
+    )
+    assert "hunter2" not in repr(load(path))
 
 
 def test_a_missing_users_file(files: Files) -> None:
