@@ -36,7 +36,14 @@ PORTS = 5
 class DoorStage:
     """See the module. ``start`` it once, ``finish`` it once."""
 
-    def __init__(self, folder: Path, bootstrap: str, *, session_lifetime: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bootstrap: str,
+        *,
+        session_lifetime: str | None = None,
+        names: tuple[str, str] = (BOOTSTRAP_NAME, BROKER_NAME),
+    ) -> None:
         self.folder = folder
         self.authority = Authority()
         self.ca_file = self.authority.write(folder)
@@ -46,6 +53,7 @@ class DoorStage:
         self.issuer = TokenIssuer({"kproxy": "token-secret-5a6"})
         self.token = self.issuer.mint("carol")
         self._lifetime = session_lifetime
+        self._bootstrap_name, self._broker_name = names
         self._ports: dict[str, int] = {}
         path = folder / "kproxy.yaml"
         config = {"clusters": {"main": {"bootstrap": bootstrap.split(",")}}, "listeners": self._listeners()}
@@ -54,7 +62,7 @@ class DoorStage:
         self.proxy = ConfiguredProxy(folder, path, self.address("login"), *arguments)
 
     def _listeners(self) -> dict[str, Any]:
-        names = [BOOTSTRAP_NAME, *(BROKER_NAME.format(node=node) for node in (1, 2, 3))]
+        names = [self._bootstrap_name, *(self._broker_name.format(node=node) for node in (1, 2, 3))]
         tls = self._tls("server", "localhost", "127.0.0.1", *names)
         users = write_users(self.folder / "users.yaml", **PASSWORDS)
         jwks = str(self.issuer.write_jwks(self.folder / "jwks.json"))
@@ -72,7 +80,7 @@ class DoorStage:
             "login-single": {"tls": tls, "sasl": sasl, "addressing": "single"},
             "certificate": {"tls": by_certificate},
             "certificate-single": {"tls": by_certificate, "addressing": "single"},
-            "names": {"tls": tls, "sasl": sasl, "addressing": "sni", "bootstrap_name": BOOTSTRAP_NAME},
+            "names": {"tls": tls, "sasl": sasl, "addressing": "sni", "bootstrap_name": self._bootstrap_name},
             "plain-only": {"tls": tls, "sasl": plain_only},
             "expired": {"tls": self._tls("expired", "localhost", "127.0.0.1", expired=True)},
         }
@@ -80,7 +88,7 @@ class DoorStage:
             port = self._ports[name] = free_port_block(PORTS)
             host = "0.0.0.0" if name == "names" else "127.0.0.1"
             listener["bind"] = f"{host}:{port}"
-        listeners["names"]["advertise"] = f"{BROKER_NAME}:{self._ports['names']}"
+        listeners["names"]["advertise"] = f"{self._broker_name}:{self._ports['names']}"
         return listeners
 
     def _tls(self, name: str, *names: str, expired: bool = False) -> dict[str, Any]:
@@ -89,7 +97,7 @@ class DoorStage:
 
     def address(self, listener: str) -> str:
         """Return what clients are given of a listener."""
-        return f"{BOOTSTRAP_NAME if listener == 'names' else '127.0.0.1'}:{self._ports[listener]}"
+        return f"{self._bootstrap_name if listener == 'names' else '127.0.0.1'}:{self._ports[listener]}"
 
     def user(self, name: str = "alice", mechanism: str = "SCRAM-SHA-512", *, wrong: bool = False) -> Security:
         """Return how a user gets in, or does not."""
