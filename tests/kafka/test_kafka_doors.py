@@ -17,6 +17,9 @@ from clients.confluent import Confluent
 from clients.kafkapython import KafkaPython
 from clients.library import consume, produce
 from clients.records import assert_exact, make_records, new_name
+from clients.security import Security
+from clients.traffic import Traffic
+from clients.verifiable import Verifiable
 from confluent_kafka.admin import (
     AdminClient,
     NewTopic,
@@ -32,6 +35,7 @@ from kproxy.testing.java import JavaTools, Tool, kafka_jars
 from kproxy.testing.kafka import CURRENT, KafkaCluster
 from kproxy.testing.oidc import TokenIssuer
 from kproxy.testing.proxy import ProxyProcess
+from kproxy.testing.waiting import wait_until
 
 PARTITIONS = 4
 GATEWAY, GATEWAY_PASSWORD = "gateway", "gateway-secret"
@@ -295,6 +299,45 @@ def test_java_logs_in(stage: Stage, guarded: ProxyProcess, mechanism: str) -> No
     printed = tools(stage).check(Tool.CONSUMER_PERFORMANCE, *target, "--num-records", "500", "--timeout", "30000")
     assert printed.splitlines()[-1].split(", ")[4] == "500"
     assert "session expired" not in guarded.log.read_text(encoding="utf-8")
+
+
+SESSIONS_SECONDS, PER_SECOND = 30, 100
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("addressing", ["ports", "single"])
+@pytest.mark.parametrize("library", [Confluent.name, KafkaPython.name])
+def test_sessions_of_both_sides(stage: Stage, serve: Serve, library: str, addressing: str) -> None:
+    """While logins end after 3 s at kproxy and at the broker, nobody is cut off in 30 s, and nothing is lost.
+
+    Without aiokafka, which does not know KIP-368: test_embedded_sessions has it.
+    """
+    proxy = serve(upstream(stage, "PLAIN"), door(stage), addressing=addressing)
+    alice = Security(stage.folder / "ca.pem", None, "SCRAM-SHA-512", ALICE, ALICE_PASSWORD)
+    topic, begun = stage.topic(), time.monotonic()
+    with Traffic(alice.library(library), proxy.address, topic, PARTITIONS, PER_SECOND) as traffic:
+        traffic.wait_read(SESSIONS_SECONDS * PER_SECOND, 2 * SESSIONS_SECONDS)
+        wait_until(lambda: time.monotonic() - begun > SESSIONS_SECONDS, SESSIONS_SECONDS, "30 s of traffic")
+    traffic.check()
+    log = proxy.log.read_text(encoding="utf-8")
+    assert "client connection closed" not in log
+    assert "session expired" not in log
+
+
+@pytest.mark.matrix
+def test_java_through_sessions(stage: Stage, guarded: ProxyProcess, tmp_path: Path) -> None:
+    """Java writes and reads for 30 s while logins end after 3 s on both sides, and is not cut off once by kproxy.
+
+    Java itself may stall at a renewal until request.timeout.ms (30 s); it does before a bare broker, too.
+    """
+    settings = java_login(stage, "SCRAM-SHA-512")
+    with Verifiable(tools(stage), guarded.address, stage.topic(), tmp_path, settings=settings) as verifiable:
+        verifiable.wait_read(SESSIONS_SECONDS * PER_SECOND, 4 * SESSIONS_SECONDS)
+        verifiable.finish()
+        log = guarded.log.read_text(encoding="utf-8")
+    verifiable.check(stage.cluster.plain_bootstrap)
+    assert "client connection closed" not in log
+    assert "session expired" not in log
 
 
 def test_java_with_certificates(stage: Stage, serve: Serve) -> None:
