@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING
 
 from kproxy.config.problems import Loc, Problem, listed, suggestion
+from kproxy.config.values import written_size
 
 if TYPE_CHECKING:
     from kproxy.config.limits import Limit
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 CLIENT_TIMEOUT_SECONDS = 30.0
 """Kafka's request.timeout.ms: what a client waits for an answer."""
+
+BATCH_BYTES = 1 << 20
+"""Kafka's message.max.bytes, but for a few: the batch that a producer may send, and that every Fetch may bring."""
+
+LARGE = {"bytes_in": frozenset({"Produce"}), "bytes_out": frozenset({"Fetch", "ShareFetch"})}
+"""What carries batches, by the unit that counts it."""
 
 ANONYMOUS = "User:ANONYMOUS"
 """What Kafka calls a client that has not logged in."""
@@ -103,6 +110,7 @@ def doubts(config: "Config") -> list[Problem]:
         ]
         if not any(listener.tells_principals for listener in matched):
             found += _principals(here, limit)
+        found += _batch(here, limit, matched)
         found += _never_full(here, limit, matched)
         found += _never_seen(here, limit, matched)
     return found
@@ -139,6 +147,30 @@ def _wait(here: Loc, limit: "Limit") -> Iterator[Problem]:
             f" or have every client's timeout raised above {limit.max_wait:g}s"
         )
         yield Problem((*here, "max_wait"), text)
+
+
+def _batch(here: Loc, limit: "Limit", matched: "Collection[Listener]") -> Iterator[Problem]:
+    """Find a rate of bytes that a single batch of usual size exceeds for longer than anybody is made to wait.
+
+    Larger ones are not guessed at: a request may have 100 MiB and an answer more than 50, but few do.
+    """
+    bucket, apis = limit.leaky_bucket, limit.match.apis
+    if bucket is None or bucket.unit == "requests" or limit.on_exceed not in _WAITS:
+        return
+    if apis is not None and LARGE[bucket.unit].isdisjoint(apis):
+        return
+    if not bucket.nodelay and bucket.burst / bucket.rate > limit.max_wait:
+        return  # told of the burst already
+    size = BATCH_BYTES
+    if bucket.unit == "bytes_in":
+        size = min(size, max(listener.request_bytes_max for listener in matched))
+    wait = (size - bucket.burst * bucket.nodelay) / bucket.rate
+    if wait > limit.max_wait:
+        text = (
+            f"behind a batch of {written_size(size)} a request has to wait for {wait:g}s, but passes after max_wait"
+            f" ({limit.max_wait:g}s) all the same; raise it, or max_wait"
+        )
+        yield Problem((*here, "leaky_bucket", "rate"), text)
 
 
 def _reject(here: Loc, limit: "Limit") -> Iterator[Problem]:

@@ -92,6 +92,13 @@ def test_python_is_told_the_same() -> None:
         ("name: a, leaky_bucket: {rate: 0.02}, on_exceed: delay",
          ("4:36: limits[0].leaky_bucket.rate: a request may have to wait for 50s, but passes after max_wait (30s) all"
           " the same; raise it, or max_wait")),
+        ("name: a, leaky_bucket: {rate: 10KiB, unit: bytes_in}",
+         ("4:36: limits[0].leaky_bucket.rate: behind a batch of 1MiB a request has to wait for 102.4s, but passes after"
+          " max_wait (30s) all the same; raise it, or max_wait")),
+        ("name: a, leaky_bucket: {rate: 34KiB, unit: bytes_out}, match: {apis: [Fetch]}", "has to wait for 30.1176s"),
+        ("name: a, leaky_bucket: {rate: 34KiB, burst: 1MiB, unit: bytes_in}, on_exceed: delay", "for 30.1176s"),
+        ("name: a, leaky_bucket: {rate: 20KiB, burst: 256KiB, nodelay: true, unit: bytes_out}", "wait for 38.4s"),
+        ("name: a, leaky_bucket: {rate: 10KiB, burst: 1MiB, unit: bytes_in}", "leaky_bucket.burst: at the end of a"),
         ("name: a, connections: {max: 150, rate: 5}",
          "4:34: limits[0].connections.max: this number never applies, as connections_max of the listeners"),
         ("name: a, fixed_window: {count: 5, window: 1m}",
@@ -162,6 +169,11 @@ def test_what_is_probably_not_meant_is_a_warning(entry: str, told: str) -> None:
         "name: a, connections: {max: 149, rate: 5}",
         "name: a, leaky_bucket: {rate: 0.04}, on_exceed: delay",
         "name: a, leaky_bucket: {rate: 0.01}, on_exceed: close",
+        "name: a, leaky_bucket: {rate: 35KiB, unit: bytes_in}",
+        "name: a, leaky_bucket: {rate: 10KiB, burst: 768KiB, nodelay: true, unit: bytes_out}",
+        "name: a, leaky_bucket: {rate: 10KiB, unit: bytes_in}, match: {apis: [Metadata, Fetch]}",
+        "name: a, leaky_bucket: {rate: 10KiB, unit: bytes_out}, match: {apis: [Produce]}",
+        "name: a, leaky_bucket: {rate: 10KiB, unit: bytes_in}, on_exceed: close",
         "name: a, connections: {rate: 5}",
     ],
 )
@@ -176,6 +188,14 @@ def test_who_can_reach_a_listener_is_not_guessed(bind: str, sound: bool) -> None
     base = f"clusters: {{m: {{bootstrap: [k:1]}}}}\nlisteners: {{a: {{bind: {bind}, advertise: k:1}}}}\nlimits:\n"
     warnings = warned(BUCKET + ", match: {client_ips: [10.0.0.0/8]}", base=base)
     assert (warnings == []) == sound
+
+
+@pytest.mark.parametrize(("bytes_max", "told"), [("300KiB", []), ("301KiB", ["behind a batch of 301KiB a request"])])
+def test_no_batch_is_larger_than_a_request_may_be(bytes_max: str, told: list[str]) -> None:
+    """What is too large for the listener is not what a rate of bytes is held against."""
+    base = BASE.replace("connections_max: 100", f"request_bytes_max: {bytes_max}")
+    warnings = warned("name: a, leaky_bucket: {rate: 10KiB, unit: bytes_in}, match: {listeners: [four]}", base=base)
+    assert [line.partition("rate: ")[2][:34] for line in warnings] == told
 
 
 TWO = """\
