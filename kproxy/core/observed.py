@@ -21,13 +21,14 @@ Never here: a log, a file, a field's name; the clock and the dice are handed in.
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from math import log
 from struct import Struct
 from typing import NamedTuple
 
+from kproxy.core.access import TopicNames
 from kproxy.core.addresses import Network, within
 from kproxy.core.exchange import API_VERSIONS_OR_SASL, HELD_BYTES_MAX, REFUSED, Exchange
 from kproxy.core.latency import Latencies
@@ -84,7 +85,7 @@ class Observation(NamedTuple):
     correlation_id: int
     topic: str | None
     topic_id: bytes | None
-    """Of the first topic of Produce and Fetch, one of the two."""
+    """Of the first topic of Produce and Fetch; of one that the request names by its id the name, where it is known."""
     request_bytes: int
     response_bytes: int | None
     """Both with their size prefix."""
@@ -132,6 +133,8 @@ class Watch:
     picks: Picks = Picks()
     missed: int = 0
     """How many requests were not told, as too many of their connections' were watched already."""
+    names: TopicNames = field(default_factory=TopicNames)
+    """Of topics by id, asked once there is something to tell of a request."""
 
     def follow(self, other: "Watch | None") -> None:
         """Look for what another is for from now on, None: for nothing; what has been measured stays.
@@ -446,7 +449,7 @@ class Observed(Exchange):
                 key=key,
                 version=version,
                 correlation_id=note.correlation_id,
-                topic=note.topic,
+                topic=self._watch.names.find(note.topic_id) if note.topic_id else note.topic,
                 topic_id=note.topic_id,
                 request_bytes=note.size,
                 response_bytes=response_bytes,

@@ -159,6 +159,12 @@ class Listener:
         self._names = TopicNames()
         self._names.wanted = TopicLookup(link, self._names, self._tasks)
         self._arm(settings.access)
+        self._name_for(self._watch)
+
+    def _name_for(self, watch: Watch | None) -> None:
+        """Have what is told of requests name topics as rules do."""
+        if watch is not None:
+            watch.names = self._names
 
     def _arm(self, access: Access | None) -> None:
         """Have rules count and learn here."""
@@ -349,6 +355,7 @@ class Listener:
             self._arm(settings.access)
         if self._watch is None:
             self._watch = around.watch
+            self._name_for(self._watch)
         else:
             self._watch.follow(around.watch)
         self._around = around

@@ -53,11 +53,11 @@ class Reader:
         self.entries: list[dict[str, Any]] = []
 
     def counts(self) -> Counter[str]:
-        """Return how many entries there are of each API by now."""
+        """Return how many entries there are by now of each API that is counted."""
         for message in self._consumer.consume(10_000, 0.2):
             assert message.error() is None
             self.entries.append(json.loads(message.value()))
-        return Counter(entry["api"] for entry in self.entries)
+        return Counter(entry["api"] for entry in self.entries if entry["api"] in LOGGED)
 
     def close(self) -> None:
         """End."""
@@ -71,6 +71,7 @@ def test_the_log_and_the_counters_agree(run_proxy: RunProxy, tmp_path: Path, kaf
     Meanwhile each library's producer and consumer are told of as clients; one that is closed comes back.
     """
     log_topic, admin = make_topic(kafka_cluster), Admin()
+    topics = {make_topic(kafka_cluster) for _ in LIBRARIES}
     proxy = run_logged(
         run_proxy,
         tmp_path,
@@ -80,7 +81,7 @@ def test_the_log_and_the_counters_agree(run_proxy: RunProxy, tmp_path: Path, kaf
             "topic": log_topic,
             "bootstrap": kafka_cluster.sasl_bootstrap.split(","),
             "sasl": {"mechanism": "PLAIN", "username": LOGIN[0], "password": LOGIN[1]},
-            "match": {"apis": list(LOGGED)},
+            "match": {"apis": [*LOGGED, "Fetch"]},
         },
         login=LOGIN,
         admin={"bind": admin.address},
@@ -89,8 +90,8 @@ def test_the_log_and_the_counters_agree(run_proxy: RunProxy, tmp_path: Path, kaf
     )
     with ExitStack() as stack:
         traffics = [
-            stack.enter_context(Traffic(library, proxy.address, make_topic(kafka_cluster), PARTITIONS, 100))
-            for library in LIBRARIES
+            stack.enter_context(Traffic(library, proxy.address, topic, PARTITIONS, 100))
+            for library, topic in zip(LIBRARIES, sorted(topics), strict=True)
         ]
         for traffic in traffics:
             traffic.wait_read(100)
@@ -112,6 +113,9 @@ def test_the_log_and_the_counters_agree(run_proxy: RunProxy, tmp_path: Path, kaf
     produced = [entry for entry in reader.entries if (entry["api"], entry["answered_by"]) == ("Produce", "broker")]
     assert {entry["broker"] for entry in produced} == {1, 2, 3}
     assert {entry["software"] for entry in produced} >= SOFTWARE
+    by_id = {entry["topic"] for entry in reader.entries if entry["topic_id"]}
+    assert by_id - {None} <= topics
+    assert by_id & topics, "a topic that was named by its id is told by its name"
     for entry in produced:
         assert (entry["listener"], entry["principal"]) == ("public", "User:ANONYMOUS")
         assert 0 <= entry["upstream_ms"] <= entry["latency_ms"]

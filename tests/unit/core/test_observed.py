@@ -178,11 +178,17 @@ def test_what_is_told() -> None:
 
 
 def test_a_topic_by_its_id() -> None:
-    """A topic that a request names by id is told so."""
-    seen = Seen()
-    seen.send(routed_fetch(0, 0, version=13))
-    seen.answer(frames.response(1, 1, 13, bytes(20)))
-    assert (seen.told[0].topic, seen.told[0].topic_id) == (None, bytes(range(16)))
+    """A topic that a request names by id is told so, with its name once that is known; unknown ones are looked up."""
+    seen, wanted = Seen(), list[bytes]()
+    topic_id = bytes(range(16))
+    seen.watch.names.wanted = wanted.append
+    for name in (None, "t"):
+        seen.send(routed_fetch(0, 0, version=13))
+        seen.answer(frames.response(1, 1, 13, bytes(20)))
+        told = seen.told.pop()
+        assert (told.topic, told.topic_id) == (name, topic_id)
+        seen.watch.names.learn(topic_id, "t")
+    assert wanted == [topic_id]
 
 
 def test_a_topic_that_cannot_be_read() -> None:
