@@ -5,7 +5,7 @@
 Three real brokers, one kproxy with two workers, limits, access rules, metrics, request log and admin API. Two
 idempotent producers number their records; clients of other libraries come and go. Every few seconds one thing happens,
 in turn: the configuration changes, a broker is killed and comes back, a worker is killed. In the end all that was
-acknowledged must be in Kafka, once, and memory and descriptors must be what they were a while after the start.
+acknowledged must be in Kafka, once, and memory, descriptors and tasks must be what they were a while after the start.
 
 The victim among the workers is always the youngest, so that another one lives from the beginning to the end.
 """
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,7 +32,6 @@ import confluent_kafka
 import confluent_kafka.admin
 from kafka import KafkaConsumer, KafkaProducer
 
-from kproxy.service.usage import usage
 from kproxy.testing.kafka import KafkaCluster
 from kproxy.testing.ports import free_port_block
 from kproxy.testing.proxy import ConfiguredProxy
@@ -44,14 +44,17 @@ DISTURB_SECONDS = 15.0
 SETTLED = 0.3
 """The share of the time after which memory must not grow any more: five minutes of twenty, and a bit."""
 GROWTH_MAX = 1.05
+JUDGED_MIN = 2
+"""The supervisor, and the worker that is never killed."""
 
 
 class Sample(NamedTuple):
-    """What one process used."""
+    """What one process used, as it tells."""
 
     at: float
     resident_bytes: int
     descriptors: int
+    tasks: int
 
 
 class Numbered:
@@ -191,11 +194,14 @@ class Soak:
         return sorted(int(child) for path in lists for child in path.read_text(encoding="ascii").split())
 
     def _look(self) -> None:
-        for pid in (self.proxy.pid, *self.workers()):
-            now = usage(pid)
-            if now is not None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/status", timeout=30) as answer:
+            processes = json.load(answer)["processes"]
+        for now in processes:
+            pid = now["pid"]
+            if now["tasks"] is not None:  # a worker that was just killed tells none
                 self.names.setdefault(pid, "supervisor" if pid == self.proxy.pid else f"worker {pid}")
-                self.samples.setdefault(pid, []).append(Sample(time.monotonic(), now.resident_bytes, now.descriptors))
+                sample = Sample(time.monotonic(), now["resident_bytes"], now["descriptors"], now["tasks"])
+                self.samples.setdefault(pid, []).append(sample)
 
     def _disturbances(self) -> Iterator[Callable[[], None]]:
         for number in itertools.count(1):
@@ -290,21 +296,28 @@ class Soak:
 
     def _judge(self, began: float) -> None:
         settled = began + self.seconds * SETTLED
+        judged = 0
         for pid, samples in self.samples.items():
             later = [one for one in samples if one.at >= settled]
             if len(later) < 12 or samples[-1].at - samples[0].at < self.seconds * (1 - SETTLED):
                 continue  # it was killed, or took the place of one that was
+            judged += 1
             early, late = later[:6], later[-6:]
             was, now = (max(one.resident_bytes for one in part) for part in (early, late))
             had, has = (min(one.descriptors for one in part) for part in (early, late))
+            ran, run = (min(one.tasks for one in part) for part in (early, late))
             print(
                 f"{self.names[pid]}: {was / 2**20:.1f} MiB at {SETTLED:.0%} of the time, {now / 2**20:.1f} at the end; "
-                f"descriptors {had}, {has}"
+                f"descriptors {had}, {has}; tasks {ran}, {run}"
             )
             if now > was * GROWTH_MAX:
                 self.broken.append(f"{self.names[pid]}: memory grew by {now / was - 1:.0%}")
             if has > had:
                 self.broken.append(f"{self.names[pid]}: descriptors grew from {had} to {has}")
+            if run > ran:
+                self.broken.append(f"{self.names[pid]}: tasks grew from {ran} to {run}")
+        if judged < JUDGED_MIN:
+            self.broken.append(f"{judged} processes were watched from the beginning to the end")
 
 
 def main() -> int:

@@ -36,9 +36,14 @@ class Process:
 
     name: str
     """``supervisor``, or ``worker-0`` and so on."""
+    pid: int
     resident_bytes: int
     cpu_seconds: float
     descriptors: int
+    tasks: int | None = None
+    """Of asyncio's; None: it has not told in time."""
+    connections: int | None = None
+    """Of clients; None: likewise, or it serves none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,11 @@ class _Collector(Collector):
         yield _counter("process_cpu_seconds", cpu, ("process",), [((p.name,), p.cpu_seconds) for p in of])
         files = "Files and sockets that a process has open."
         yield _gauge("process_open_descriptors", files, ("process",), [((p.name,), p.descriptors) for p in of])
+        text = "Tasks of asyncio that a process has: a few per listener and broker, one per dial, none per connection."
+        yield _gauge("process_tasks", text, ("process",), [((p.name,), p.tasks) for p in of if p.tasks is not None])
+        text = "Connections of clients that a worker has."
+        told = [((p.name,), p.connections) for p in of if p.connections is not None]
+        yield _gauge("process_connections", text, ("process",), told)
         text = "How many files and sockets a process may have open."
         yield _gauge("process_max_descriptors", text, (), [((), now.descriptors_max)])
         results = [((result,), now.reloads[result]) for result in ("succeeded", "refused") if result in now.reloads]

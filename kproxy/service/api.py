@@ -142,9 +142,12 @@ class Api:
                 "processes": [
                     {
                         "name": process.name,
+                        "pid": process.pid,
                         "resident_bytes": process.resident_bytes,
                         "cpu_seconds": process.cpu_seconds,
                         "descriptors": process.descriptors,
+                        "tasks": process.tasks,
+                        "connections": process.connections,
                     }
                     for process in now.processes
                 ],
@@ -155,10 +158,11 @@ class Api:
 
     async def _snapshot(self) -> tuple[Snapshot, list[str]]:
         house = self._house
-        answers = await house.desk.ask("health", "counters")
+        answers = await house.desk.ask("health", "counters", "use")
         reasons = ["draining"] if house.draining() else _reasons(answers, house.desk.pids)
         named = {"supervisor": house.pid} | {f"worker-{n}": pid for n, pid in enumerate(house.desk.pids)}
-        used = ((name, usage(pid)) for name, pid in named.items())
+        used = {pid: answer.get("use", {}) for pid, answer in answers.items()}
+        used[house.pid] = {"tasks": len(asyncio.all_tasks()), "connections": None}
         snapshot = Snapshot(
             version=__version__,
             started_at=house.started_at,
@@ -171,7 +175,11 @@ class Api:
             listener_clusters={name: listener.cluster for name, listener in house.config().listeners.items()},
             connections_max={name: listener.connections_max for name, listener in house.config().listeners.items()},
             descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            processes=[Process(name, *found) for name, found in used if found is not None],
+            processes=[
+                Process(name, pid, *found, **used.get(pid, {}))
+                for name, pid in named.items()
+                if (found := usage(pid)) is not None
+            ],
             reloads={} if house.reloads is None else house.reloads.counts(),
         )
         return snapshot, reasons

@@ -42,6 +42,7 @@ _TEXT = {"type": "string"}
 _TEXT_OR_NULL = {"type": ["string", "null"]}
 _NUMBER = {"type": "number"}
 _INTEGER = {"type": "integer"}
+_INTEGER_OR_NULL = {"type": ["integer", "null"]}
 _BOOLEAN = {"type": "boolean"}
 _ANYTHING = {"type": "object"}
 
@@ -70,7 +71,15 @@ CLIENT = _object(
 )
 _BROKER = _object(host=_TEXT, port=_INTEGER, rack=_TEXT_OR_NULL, up=_BOOLEAN, in_metadata=_BOOLEAN)
 _CLUSTERS = _map(_object(cluster_id=_TEXT_OR_NULL, brokers=_map(_BROKER)))
-_PROCESS = _object(name=_TEXT, resident_bytes=_INTEGER, cpu_seconds=_NUMBER, descriptors=_INTEGER)
+_PROCESS = _object(
+    name=_TEXT,
+    pid=_INTEGER,
+    resident_bytes=_INTEGER,
+    cpu_seconds=_NUMBER,
+    descriptors=_INTEGER,
+    tasks=_INTEGER_OR_NULL | {"description": "Of asyncio's; null: it did not tell in time"},
+    connections=_INTEGER_OR_NULL | {"description": "Of clients; null: it did not tell in time, or is the supervisor"},
+)
 _READY = _object(ready=_BOOLEAN, reasons=_list(_TEXT) | {"description": "Only for who may see it"})
 
 ENDPOINTS = (

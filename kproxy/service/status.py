@@ -88,6 +88,9 @@ class Status:
         document: Document = {}
         if "health" in parts:
             document |= self.health()
+        if "use" in parts:
+            connections = sum(listener.tally.connections for listener in self._listeners.values())
+            document["use"] = {"tasks": len(asyncio.all_tasks()), "connections": connections}
         if "counters" in parts:
             document["counters"] = await self._counters()
         limits = self._limits()

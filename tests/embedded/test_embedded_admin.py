@@ -105,6 +105,10 @@ def test_metrics_are_what_clients_did(
     assert value(second, "kproxy_upstream_dials_total", cluster="main") > 0
     assert value(second, "kproxy_worker_loop_lag_seconds_count") > 0
     assert value(second, "kproxy_process_resident_memory_bytes", process="worker-0") > 10_000_000
+    assert value(second, "kproxy_process_connections", process="worker-0") == value(
+        second, "kproxy_connections", **labels
+    )
+    assert value(second, "kproxy_process_tasks", process="worker-0") > 0
     assert value(second, "kproxy_ready") == 1
     openmetrics = admin.get("/metrics", Accept="application/openmetrics-text; version=1.0.0").body
     read: Any = parse_openmetrics  # it has no types

@@ -54,7 +54,7 @@ def everything() -> Snapshot:
         clusters={"main": {"brokers": {"1": {"up": True}}}},
         listener_clusters={"public": "main"},
         connections_max={"public": 1},
-        processes=[Process("supervisor", 1, 1, 1)],
+        processes=[Process("supervisor", 1, 1, 1, 1, 1, 1)],
         descriptors_max=1,
     )
 

@@ -31,7 +31,7 @@ def snapshot(**counters: Any) -> Snapshot:
         listener_clusters={"public": "main", "other": "main"},
         connections_max={"public": 100},
         descriptors_max=1024,
-        processes=[Process("supervisor", 1000, 2.5, 7)],
+        processes=[Process("supervisor", 11, 1000, 2.5, 7, 4), Process("worker-0", 12, 1, 1, 1, 9, 3)],
     )
 
 
@@ -56,11 +56,13 @@ def test_a_program_that_has_just_begun() -> None:
     families = scrape(snapshot())
     assert values(families["kproxy_build_info"]) == {("1.2.3",): 1}
     assert values(families["kproxy_workers_started"]) == {(): 3}
-    assert values(families["kproxy_process_cpu_seconds"]) == {("supervisor",): 2.5}
+    assert values(families["kproxy_process_cpu_seconds"])["supervisor",] == 2.5
     assert values(families["kproxy_connections_max"]) == {("public",): 100}
     assert "over all workers" in families["kproxy_connections_max"].documentation
     assert values(families["kproxy_process_max_descriptors"]) == {(): 1024}
-    assert values(families["kproxy_process_open_descriptors"]) == {("supervisor",): 7}
+    assert values(families["kproxy_process_open_descriptors"])["supervisor",] == 7
+    assert values(families["kproxy_process_tasks"]) == {("supervisor",): 4, ("worker-0",): 9}
+    assert values(families["kproxy_process_connections"]) == {("worker-0",): 3}
     assert values(families["kproxy_broker_up"]) == {("1", "main"): 1, ("2", "main"): 0}
     assert "kproxy_worker_loop_lag_seconds" not in families
 

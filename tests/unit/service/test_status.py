@@ -29,12 +29,20 @@ async def answer(status: Status, *parts: str, **more: Any) -> Any:
         return json.load(file)
 
 
-@pytest.mark.parametrize("parts", [(), ("health",), ("clients",), ("health", "clients"), ("limits",), ("counters",)])
+@pytest.mark.parametrize(
+    "parts", [(), ("health",), ("clients",), ("health", "clients"), ("limits",), ("counters",), ("use",)]
+)
 async def test_every_answer_is_json(parts: tuple[str, ...]) -> None:
     """Whatever is asked for comes, and nothing else, also where there is nothing at all; no descriptor is left."""
     before = open_descriptors(os.getpid())
     found = await answer(Status({}, {}, lambda: None), *parts)
-    keys = {"health": {"open", "clusters"}, "clients": {"clients"}, "counters": {"counters"}, "limits": set[str]()}
+    keys = {
+        "health": {"open", "clusters"},
+        "clients": {"clients"},
+        "counters": {"counters"},
+        "limits": set[str](),
+        "use": {"use"},
+    }
     assert found.keys() == set().union(*(keys[part] for part in parts))
     assert open_descriptors(os.getpid()) == before
 
