@@ -37,6 +37,7 @@ from kproxy.wire.apis import APIS, BROKER_ONLY, ApiKey
 from kproxy.wire.cluster import REBOOTSTRAP_VERSION_MIN, rebootstrap_response
 from kproxy.wire.endpoints import names_no_broker, splice, splice_metadata
 from kproxy.wire.handshake import sasl_authenticate_illegal_state, sasl_handshake_illegal_state
+from kproxy.wire.heartbeats import join_anew
 from kproxy.wire.primitives import INT16, INT32
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class Exchange:
         "_farewell",
         "_front",
         "_holding",
+        "_joins_anew",
         "_kinds",
         "_moved",
         "_own",
@@ -225,6 +227,7 @@ class Exchange:
         self._run: Awaited | None = None  # the last one in it, where that is a run that may be lengthened
         self._acks = NO_ACKS
         self._farewell = b""  # the answer to the request that a client leaves by
+        self._joins_anew = False  # so a member of a group was told by its last heartbeat's answer
         self._own: deque[tuple[int, bytes]] = deque()  # (behind which ordinal, whole frames)
         self._stop = _NEVER  # the next ordinal at which something happens
         self._holding = 0
@@ -810,11 +813,19 @@ class Exchange:
         if key == ApiKey.METADATA:  # held whole only where rules look at it (see guarded); what is behind it passes
             out, pos = splice_metadata(version, body, 0, self._advertise)
             spliced = out + body[pos:]
+        elif key == ApiKey.CONSUMER_GROUP_HEARTBEAT:
+            spliced = self._heartbeat_shown(body)
         else:
             spliced = splice(key, version, body, self._advertise)
         if spliced is body:
             return frame
         return b"".join((INT32.pack(body_at - 4 + len(spliced)), frame[4:body_at], spliced))
+
+    def _heartbeat_shown(self, body: bytes) -> bytes:
+        """Have a member whose group is not known join anew; one that has just tried learns that there is no way."""
+        shown = body if self._joins_anew else join_anew(body)
+        self._joins_anew = shown is not body
+        return shown
 
     def _take_own(self, answered: int) -> bytes:
         own = []

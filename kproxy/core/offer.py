@@ -31,7 +31,7 @@ class Kind(IntEnum):
     PRODUCE_REWRITTEN = 2
     """As PRODUCE, and the answer may carry addresses."""
     REWRITTEN = 3
-    """The answer may carry addresses."""
+    """The answer may carry addresses, or tell a member of a group to give up (ConsumerGroupHeartbeat)."""
     SHARE = 4
     """As REWRITTEN, and the session ends with the upstream connection (KIP-932)."""
     API_VERSIONS = 5
@@ -105,7 +105,9 @@ def _kind(key: int, version: int) -> Kind:
         return Kind.SASL
     if key in (ApiKey.SHARE_FETCH, ApiKey.SHARE_ACKNOWLEDGE):
         return Kind.SHARE
-    return Kind.REWRITTEN if is_rewritten(key, version) else Kind.PLAIN
+    if key == ApiKey.CONSUMER_GROUP_HEARTBEAT or is_rewritten(key, version):
+        return Kind.REWRITTEN
+    return Kind.PLAIN
 
 
 def _intersect(tables: list[dict[int, tuple[int, int]]]) -> dict[int, tuple[int, int]]:

@@ -488,7 +488,7 @@ class RoutedExchange(Exchange):
     def _changed(self, awaited: Awaited, frame: bytes) -> bytes:
         """See Exchange; and learn from it."""
         key, version, own = awaited.key, awaited.version, awaited.own
-        if own is not None:
+        if own is not None or key == ApiKey.CONSUMER_GROUP_HEARTBEAT:
             return super()._changed(awaited, frame)
         body_at = frames.response_body_at(frame, 4, key, version)
         if key == _FETCH:

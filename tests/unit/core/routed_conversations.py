@@ -84,6 +84,8 @@ def _answers(rng: Random, key: int, version: int, correlation_id: int) -> tuple[
     """Make a broker's answer, and what the client gets: our addresses and no racks, by a foreign codec."""
     if key != ApiKey.FETCH and not is_rewritten(key, version):
         noise = rng.randbytes(rng.choice((0, 30, 3_000)))
+        if key == ApiKey.CONSUMER_GROUP_HEARTBEAT:
+            noise = b"\0" + noise  # its header is looked at: no tags
         frame = INT32.pack(4 + len(noise)) + INT32.pack(correlation_id) + noise
         return frame, frame
     oracle = oracle_for(rng, key, version)

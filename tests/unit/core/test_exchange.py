@@ -159,3 +159,27 @@ def test_an_answer_is_outstanding_to_its_end() -> None:
     assert (each.asked, each.answered, each.outstanding, each.idle) == (1, 1, 1, False)
     assert each.from_broker(FETCHED[-1:]) == FETCHED[-1:] + OFFERED
     assert (each.outstanding, each.idle) == (0, True)
+
+
+BEAT = frames.request(ApiKey.CONSUMER_GROUP_HEARTBEAT, 0, 3, "c", b"\x02g")
+BEATEN, NOT_FOUND, UNKNOWN = (
+    frames.response(3, ApiKey.CONSUMER_GROUP_HEARTBEAT, 0, bytes(4) + bytes((0, code)) + bytes(9))
+    for code in (0, 69, 25)
+)
+
+
+@pytest.mark.parametrize("cut", [*range(len(NOT_FOUND) + 1)])
+def test_a_group_that_is_gone(cut: int) -> None:
+    """A member whose group the broker does not know is told to join anew; if there is no way, it learns that next."""
+    each = exchange()
+
+    def shown(answer: bytes, cut: int = 0) -> bytes:
+        assert each.from_client(BEAT) == BEAT
+        return each.from_broker(answer[:cut]) + each.from_broker(answer[cut:])
+
+    assert shown(BEATEN, cut) == BEATEN
+    assert shown(NOT_FOUND, cut) == UNKNOWN
+    assert shown(NOT_FOUND, cut) == NOT_FOUND
+    assert shown(BEATEN) == BEATEN
+    assert shown(NOT_FOUND) == UNKNOWN
+    assert each.idle

@@ -93,6 +93,16 @@ def answered(each: RoutedExchange, request: bytes, answer: bytes) -> int | None:
 BEAT = frames.response(1, 12, 0, b"\0\0")
 
 
+def test_a_group_that_is_gone() -> None:
+    """A KIP-848 member whose group its broker does not know is told to join anew, and only once."""
+    each = exchange()
+    request = frames.request(68, 0, 1, "c", b"\x03g1")
+    gone, unknown = (frames.response(1, 68, 0, bytes(4) + bytes((0, code)) + bytes(9)) for code in (69, 25))
+    for told in (unknown, gone):
+        assert sent(each, request) == request
+        assert each.from_broker(gone) == told
+
+
 @pytest.mark.parametrize("cut", range(1, len(BEAT)))
 def test_never_turns_amid_an_answer(cut: int) -> None:
     """The lane turns when the last byte of the last answer is there, and not before."""
