@@ -24,6 +24,8 @@ CLIENTS_MIN = 5
 ROWS_OF_HEADINGS = 9
 """Four tables' headings and the lines above them, and the note below the last."""
 
+_RATES = (Column("requests/s", 1), Column("in/s", 2), Column("out/s", 3))
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -85,9 +87,7 @@ def _listeners(before: Sample, after: Sample, seconds: float, width: int, most: 
     columns = (
         Column("listener", 0, least=12),
         Column("connections", 4),
-        Column("requests/s", 1),
-        Column("in/s", 2),
-        Column("out/s", 3),
+        *_RATES,
         Column("most asked for, per s", 5, least=21, extra=True),
     )
     earlier = before.status["counters"].get("listeners", {})
@@ -142,9 +142,7 @@ def _clients(before: Sample, after: Sample, seconds: float, width: int, most: in
         Column("client", 0, least=16),
         Column("principal", 6, least=14, extra=True),
         Column("address", 5, least=21),
-        Column("requests/s", 1),
-        Column("in/s", 2),
-        Column("out/s", 3),
+        *_RATES,
         Column("in flight", 4),
         Column("software", 7, least=14, extra=True),
         Column("APIs", 8, least=14, extra=True),

@@ -11,7 +11,7 @@ from clients.aio import Aio
 from clients.confluent import Confluent
 from clients.kafkapython import KafkaPython
 from clients.library import Library
-from clients.traffic import Stream
+from clients.traffic import Stream, streams
 from kproxy.testing.ports import free_port_block
 from kproxy.testing.proxy import ConfiguredProxy, ProxyError
 from kproxy.testing.tap import Tap
@@ -32,25 +32,21 @@ def drain_one(
         leaving, staying = (
             _proxy_in(folder / str(port), cluster, port, balancer.address, proxies) for port in (first, second)
         )
-        with ExitStack() as stack:
-            streams = [
-                stack.enter_context(Stream(library, balancer.address, topic, partitions, 200))
-                for library, topic in zip(LIBRARIES, topics, strict=True)
-            ]
-            for stream in streams:
+        with streams(LIBRARIES, balancer.address, topics, partitions) as sending:
+            for stream in sending:
                 stream.wait_acked(100)
             leaving.signal(signal.SIGTERM)
             wait_until(lambda: "not ready" in leaving.log.read_text("utf-8"), 10, "it to be no longer ready")
             balancer.target_port = second
             leaving.finish()
-            for stream in streams:
+            for stream in sending:
                 stream.wait_acked(100)
                 stream.stop()
         staying.finish()
         assert balancer.leaks == []
-    for stream, library in zip(streams, LIBRARIES, strict=True):
+    for stream, library in zip(sending, LIBRARIES, strict=True):
         assert stream.failed == [], library.name
-    return streams
+    return sending
 
 
 def _proxy_in(folder: Path, cluster: Mapping[str, Any], port: int, advertise: str, stack: ExitStack) -> ConfiguredProxy:

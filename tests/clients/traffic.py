@@ -14,7 +14,8 @@ import itertools
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -104,6 +105,16 @@ class Stream:
         self._producer.close()
         self._stopped = True
         wait_until(lambda: len(self.acked) + len(self.failed) == len(self.sent), 30, "all acknowledgements")
+
+
+@contextmanager
+def streams(
+    libraries: Sequence[Library], address: str, topics: Sequence[str], partitions: int
+) -> Iterator[list[Stream]]:
+    """Have each library send 200 records a second to a topic of its own, until each Stream is told to stop."""
+    with ExitStack() as stack:
+        pairs = zip(libraries, topics, strict=True)
+        yield [stack.enter_context(Stream(library, address, topic, partitions, 200)) for library, topic in pairs]
 
 
 class Traffic:
