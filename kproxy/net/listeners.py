@@ -6,7 +6,7 @@ a relay. Its sockets come from outside (the supervisor owns them), bound and not
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from kproxy.net.denials import DenialLog
 from kproxy.net.dial import Dialler
 from kproxy.net.door import Door
 from kproxy.net.entry import Entry
-from kproxy.net.farewell import Farewell
+from kproxy.net.farewell import ASK_SECONDS, Farewell
 from kproxy.net.finder import Finder
 from kproxy.net.following import follow
 from kproxy.net.link import ClusterLink, Opened
@@ -338,7 +338,7 @@ class Listener:
             self._names.forget()
             if self._routing is not None:
                 self._routing.directory.forget()
-            self._follow(shared)
+            self._tasks.spawn(f"farewell of {self.settings.name}", self._send_back(shared))
         for node_id in change.forgotten:
             door = self._doors.pop(node_id, None)
             if door is not None:
@@ -363,7 +363,7 @@ class Listener:
         self._dialler.settings_changed()
         if self._shared is not None:
             self._change_shared(self._shared)
-            self._follow(self._shared)
+            self._follow(self._shared.connections)
 
     def _change_shared(self, shared: Shared) -> None:
         settings, around = self.settings, self._around
@@ -383,10 +383,23 @@ class Listener:
         if self._offer is not None:
             self._offer_to_all(shared, self._offer)
 
-    def _follow(self, shared: Shared) -> None:
+    def _follow(self, clients: Iterable[ClientSide]) -> None:
         if self._following is not None:
             self._following.cancel()
-        self._following = self._tasks.spawn(f"clients of {self.settings.name}", follow(list(shared.connections)))
+        self._following = self._tasks.spawn(f"clients of {self.settings.name}", follow(list(clients)))
+
+    async def _send_back(self, shared: Shared) -> None:
+        """Have all begin anew, at another cluster; those that know how from their bootstrap servers (see farewell).
+
+        librdkafka (seen with 2.16) keeps a leader's epoch, and takes none that is lower, though the topic has another
+        id: where the new cluster is the younger one it fetches nothing any more. Sent back it forgets what it knew.
+        """
+        shared.farewell = farewell = Farewell()
+        farewell.add(shared.connections)
+        await farewell.begin(ASK_SECONDS)
+        self._follow(shared.connections - farewell.staying)
+        await asyncio.sleep(ASK_SECONDS)
+        self._follow(shared.connections)
 
     def _offer_to_all(self, shared: Shared, offer: Offer) -> None:
         shared.front.offer = self._offered(offer)

@@ -90,19 +90,18 @@ class ConfluentMember(Member):
     """See Member."""
 
     def _consume(self) -> None:
-        consumer = ck.Consumer(
-            {
-                "bootstrap.servers": self.address,
-                "group.id": self.group or "none",
-                "auto.offset.reset": "earliest",
-                "isolation.level": self.isolation,
-                "fetch.wait.max.ms": 100,
-                "session.timeout.ms": SESSION_MS,
-                "heartbeat.interval.ms": HEARTBEAT_MS,
-                "log_level": 0,
-                **self.settings,
-            }
-        )
+        settings: dict[str, Any] = {
+            "bootstrap.servers": self.address,
+            "group.id": self.group or "none",
+            "auto.offset.reset": "earliest",
+            "isolation.level": self.isolation,
+            "fetch.wait.max.ms": 100,
+            "log_level": 0,
+            **self.settings,
+        }
+        if settings.get("group.protocol") != "consumer":  # there they are the broker's (KIP-848), and refused here
+            settings = {"session.timeout.ms": SESSION_MS, "heartbeat.interval.ms": HEARTBEAT_MS, **settings}
+        consumer = ck.Consumer(settings)
         try:
             if self.group is None:
                 consumer.assign([ck.TopicPartition(self.topic, at, ck.OFFSET_BEGINNING) for at in self.partitions])

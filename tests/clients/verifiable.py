@@ -65,7 +65,7 @@ class Verifiable:
         """Begin to read, and then to write."""
         try:
             self._start(Tool.VERIFIABLE_CONSUMER, *self._group, *_settings(self._reading), output=self._read)
-            wait_until(lambda: any(_events(self._read, "partitions_assigned")), START_SECONDS, "partitions")
+            wait_until(lambda: any(events(self._read, "partitions_assigned")), START_SECONDS, "partitions")
             self._start(Tool.VERIFIABLE_PRODUCER, *self._rate, *_settings(self._writing), output=self._wrote)
         except BaseException:
             self.__exit__(None, None, None)
@@ -98,16 +98,16 @@ class Verifiable:
     @property
     def acked(self) -> list[dict[str, Any]]:
         """What was acknowledged: timestamp in ms, partition, offset and more."""
-        return list(_events(self._wrote, "producer_send_success"))
+        return list(events(self._wrote, "producer_send_success"))
 
     @property
     def read(self) -> set[tuple[int, int]]:
         """What was read, by partition and offset."""
-        return {(event["partition"], event["offset"]) for event in _events(self._read, "record_data")}
+        return {(event["partition"], event["offset"]) for event in events(self._read, "record_data")}
 
     def check(self, address: str) -> None:
         """Fail unless each record that was sent is stored once, and was read; ``address``: the brokers' own."""
-        assert list(_events(self._wrote, "producer_send_error")) == []
+        assert list(events(self._wrote, "producer_send_error")) == []
         told = self._tools.check(Tool.GET_OFFSETS, "--bootstrap-server", address, "--topic", self._topic)
         stored = sum(int(line.rsplit(":", 1)[1]) for line in told.split())
         assert stored == len(self.acked) == len(self.read)
@@ -115,8 +115,8 @@ class Verifiable:
     def silences(self, since: float) -> tuple[float, float]:
         """Return the longest time in seconds without an acknowledgement, and without a read, ended after ``since``."""
         return (
-            _silence(_events(self._wrote, "producer_send_success"), since),
-            _silence(_events(self._read, "records_consumed"), since),
+            _silence(events(self._wrote, "producer_send_success"), since),
+            _silence(events(self._read, "records_consumed"), since),
         )
 
 
@@ -124,7 +124,7 @@ def _settings(path: Path) -> tuple[str, str]:
     return "--command-config", str(path)
 
 
-def _events(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def events(path: Path, name: str) -> Iterator[dict[str, Any]]:
     """Return what a program has told under a name, but for what is half written."""
     for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
         if f'"name":"{name}"' in line:
