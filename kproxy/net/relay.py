@@ -51,10 +51,10 @@ LINGER_SECONDS = 10.0
 PARTING_SECONDS = 1.0
 """How long a client that is left in good order may take to see it, and to close its side, too; most do at once."""
 
-TLS_PARTING_SECONDS = 0.1
-"""How long after its last answer such a client, over TLS, is told the end. Java's, which finds both in one read, does
-not look at the end until the socket has something new for it (SslTransportLayer), and that is closed only once it has.
-"""
+LAST_ANSWER_SECONDS = 0.1
+"""How long after its last answer such a client is told the end, as who finds both in one read may lose either.
+kafka-python 3.0.12 drops what it has read with an end. Java, over TLS, does not look at the end until the socket has
+something new for it (SslTransportLayer), and that is closed only once it has."""
 
 WRITE_HIGH_BYTES = 64 * 1024
 """Queued bytes above which the other side's reads stop; asyncio's own default. One more read may come on top."""
@@ -655,13 +655,16 @@ class ClientSide(asyncio.Protocol):
             return
         if cause in _IN_GOOD_ORDER and self._linger is None:
             self.transport.set_protocol(_Parting(self))
-            seconds = TLS_PARTING_SECONDS
-            if self.guest.tls is None:
-                self.transport.write_eof()
-                seconds = PARTING_SECONDS
             if self._paused:
                 self.transport.resume_reading()
-            self._linger = asyncio.get_running_loop().call_later(seconds, self._close)
+            self._linger = asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._tell_end)
+        else:
+            self._close()
+
+    def _tell_end(self) -> None:
+        if self.guest.tls is None:
+            self.transport.write_eof()
+            self._linger = asyncio.get_running_loop().call_later(PARTING_SECONDS, self._close)
         else:
             self._close()
 
@@ -794,7 +797,7 @@ class ClientSide(asyncio.Protocol):
 
 
 class _Parting(asyncio.Protocol):
-    """A client's end in good order: our side is closed, or soon is (TLS); what it still sends is read, and dropped.
+    """A client's end in good order: our side is soon closed; what it still sends is read, and dropped.
 
     A socket that is closed with unread bytes in it sends a reset, and with that a client may lose answers that it has
     not read yet: it would then ask again for what was done.

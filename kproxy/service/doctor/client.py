@@ -87,7 +87,8 @@ class Client:
             if isinstance(error, OSError):
                 raise TlsError(f"{address}: {explain(error, 'broker')}") from error
             raise
-        if transport is None:
+        # uvloop returns one that has never begun TLS where the other end was quick enough.
+        if transport is None or transport.get_extra_info("ssl_object") is None:
             raise TlsError(f"{address}: the connection was closed in the TLS handshake")
         conversation.transport = transport
 

@@ -28,6 +28,7 @@ class PausableTransport(FakeTransport):
 
     reading = True
     closing = False
+    half_closed = False
 
     def is_closing(self) -> bool:
         """Tell whether it is being closed."""
@@ -38,6 +39,10 @@ class PausableTransport(FakeTransport):
         self.closing = True
 
     abort = close
+
+    def write_eof(self) -> None:
+        """Close one side."""
+        self.half_closed = True
 
     def pause_reading(self) -> None:
         """Stop."""

@@ -29,19 +29,21 @@ async def test_broker_gone_while_nothing_is_under_way(monkeypatch: pytest.Monkey
     assert client.broker is None
 
 
-async def test_the_end_over_tls_comes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over TLS the end follows the last answer after a while: who finds both in one read may look at the answer only.
+@pytest.mark.parametrize("tls", [None, "TLSv1.3"])
+async def test_the_end_comes_by_itself(monkeypatch: pytest.MonkeyPatch, tls: str | None) -> None:
+    """The end follows the last answer after a while, for who finds both in one read may lose either.
 
     What comes meanwhile goes nowhere; the end of a connection that broke off does not wait.
     """
-    monkeypatch.setattr(relay, "TLS_PARTING_SECONDS", 0.01)
+    monkeypatch.setattr(relay, "LAST_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(relay, "PARTING_SECONDS", 0.02)
     for cause, at_once in ((Cause.DRAINED, False), (Cause.BROKER_CLOSED, False), (Cause.MALFORMED_ANSWER, True)):
         client, _, to_client, to_broker = pausable()
-        client.guest = replace(client.guest, tls="TLSv1.3")
+        client.guest = replace(client.guest, tls=tls)
         client.pause(relay.DRAINING)
         client.end(cause)
-        assert to_client.closing is at_once
+        assert (to_client.closing, to_client.half_closed) == (at_once, False)
         assert at_once or to_client.reading
         await asyncio.sleep(0.1)
-        assert to_client.closing
+        assert (to_client.closing, to_client.half_closed) == (True, tls is None and not at_once)
         assert to_broker.written == []
