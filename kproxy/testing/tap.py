@@ -79,8 +79,9 @@ class _Scanner:
 class _End:
     """One socket of a pair, and what is to be sent on it."""
 
-    def __init__(self, connection: socket.socket, *, connecting: bool = False) -> None:
+    def __init__(self, connection: socket.socket, number: int, *, connecting: bool = False) -> None:
         self.socket = connection
+        self.number = number  # of the pair
         self.connecting = connecting
         self.pending = memoryview(b"")
         self.read_ended = False
@@ -104,6 +105,8 @@ class Tap:
         leaks: What was found, at most 100; must be empty at the end.
         connections: Listen port -> connections accepted.
         bytes_to_clients, bytes_to_proxy: What was read from each side for the other.
+        on_chunk: Told of every chunk before it goes on, in the tap's thread: the connection's number, whether the
+            client sent it, and the bytes.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Tap:
         self.connections: Counter[int] = Counter()
         self.bytes_to_clients = 0
         self.bytes_to_proxy = 0
+        self.on_chunk: Callable[[int, bool, bytes], None] | None = None
         self._selector = selectors.DefaultSelector()
         self._ends: set[_End] = set()
         self._listeners: list[socket.socket] = []
@@ -230,7 +234,8 @@ class Tap:
             return
         port = self.listen_port + distance
         self.connections[port] += 1
-        client, proxy = _End(accepted), _End(socket.socket(), connecting=True)
+        number = self.connections.total()
+        client, proxy = _End(accepted, number), _End(socket.socket(), number, connecting=True)
         client.peer, proxy.peer = proxy, client
         proxy.scanner = _Scanner(self, port)
         for end in (client, proxy):
@@ -292,6 +297,8 @@ class Tap:
             self.bytes_to_clients += len(data)
         else:
             self.bytes_to_proxy += len(data)
+        if self.on_chunk is not None:
+            self.on_chunk(end.number, end.scanner is None, data)
         end.peer.pending = memoryview(data)
         self._send(end.peer)
 

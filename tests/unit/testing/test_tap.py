@@ -55,6 +55,21 @@ def test_a_leak_is_seen_wherever_the_stream_is_cut(tap: Tap, server: socket.sock
     assert [(leak.port, leak.offset) for leak in tap.leaks] == [(tap.listen_port, 4)]
 
 
+def test_who_listens_is_told_before_the_other_side(tap: Tap, server: socket.socket) -> None:
+    """Every chunk, of which connection and by whom, is told by the time that it arrives."""
+    told: list[tuple[int, bool, bytes]] = []
+    tap.on_chunk = lambda *chunk: told.append(chunk)
+    for number in (1, 2):
+        client, proxy = connect(tap, server)
+        with client, proxy:
+            client.sendall(b"ping")
+            assert proxy.recv(100) == b"ping"
+            assert told[-1] == (number, True, b"ping")
+            proxy.sendall(b"pong")
+            assert client.recv(100) == b"pong"
+            assert told[-1] == (number, False, b"pong")
+
+
 def test_byte_by_byte(tap: Tap, server: socket.socket) -> None:
     """A leak sent byte by byte is found once, and what a client says is no leak."""
     client, proxy = connect(tap, server)
