@@ -8,10 +8,12 @@ from pathlib import Path
 
 import confluent_kafka as ck
 
+from clients.aio import Aio
 from clients.confluent import Confluent
 from clients.fixtures import LOGIN, PARTITIONS
+from clients.kafkapython import KafkaPython
 from clients.library import Library, consume, produce
-from clients.limited import RunProxy, requests, run_limited, tally
+from clients.limited import RunProxy, limit_tally, requests, run_limited, tally
 from clients.records import Record, assert_exact, ends, make_records, new_name
 from kproxy.testing.kafka import KafkaCluster
 from kproxy.testing.proxy import ProxyProcess
@@ -21,6 +23,15 @@ MIB = 1024 * 1024
 RATE = 2 * MIB
 RECORD_BYTES = 4096
 BATCH_GAP_SECONDS = 0.004
+
+FETCH_BYTES = 256 * 1024
+
+READERS: tuple[Library, ...] = (
+    Confluent(fetch_max_bytes=FETCH_BYTES, fetch_message_max_bytes=FETCH_BYTES, message_max_bytes=FETCH_BYTES),
+    Aio(fetch_max_bytes=FETCH_BYTES, max_partition_fetch_bytes=FETCH_BYTES),
+    KafkaPython(fetch_max_bytes=FETCH_BYTES, max_partition_fetch_bytes=FETCH_BYTES),
+)
+"""Consumers that ask for so little at a time that a rate can be seen."""
 
 HARD = [
     {"name": "requests", "leaky_bucket": {"rate": 1}, "key": ["client_ip"]},
@@ -76,41 +87,88 @@ def steady_rate(times: list[float]) -> float:
     return (last - first) / (times[last] - times[first])
 
 
-def consume_rate(cluster: KafkaCluster, proxy: ProxyProcess, seconds: float) -> float:
-    """Read what RATE lets through in so many seconds, 256 KiB a Fetch; return how many bytes a second passed."""
+def consume_rate(library: Library, cluster: KafkaCluster, proxy: ProxyProcess, seconds: float) -> float:
+    """Read what RATE lets through in so many seconds; return how many bytes a second passed.
+
+    ``library`` is one of READERS, which ask for 256 KiB a Fetch.
+    """
     topic = make_topic(cluster)
     records = make_records(int(seconds * RATE / RECORD_BYTES), 1, RECORD_BYTES)
     produce(Confluent(), cluster.plain_bootstrap, topic, records)
-    consumer = ck.Consumer(
-        {
-            "bootstrap.servers": proxy.address,
-            "group.id": "none",
-            "fetch.max.bytes": 256 * 1024,
-            "fetch.message.max.bytes": 256 * 1024,
-            "message.max.bytes": 256 * 1024,
-            "log_level": 0,
-        }
-    )
-    consumer.assign([ck.TopicPartition(topic, 0, 0)])
     times: list[float] = []
-    deadline = time.monotonic() + 3 * seconds + 20
-    while len(times) < len(records) and time.monotonic() < deadline:
-        for message in consumer.consume(500, 0.01):
-            assert message.error() is None, message.error()
-            times.append(time.monotonic())
-    consumer.close()
-    assert len(times) == len(records)
+    member = library.member(proxy.address, topic, 1)
+    member.on_record = lambda _: times.append(time.monotonic())
+    with member:
+        member.wait(lambda: len(times) >= len(records), "every record", 3 * seconds + 20)
+    assert_exact(records, member.records)
     return steady_rate(times) * wire_bytes(proxy, "bytes_out") / len(times)
 
 
+def request_rate(proxy: ProxyProcess, api: str, seconds: float) -> float:
+    """Return how many requests of an API a second pass, from a few seconds after the first on."""
+    began = requests(proxy, api)
+    wait_until(lambda: requests(proxy, api) > began, 60, "a first request")
+    time.sleep(3)
+    before, since = requests(proxy, api), time.monotonic()
+    time.sleep(seconds)
+    return (requests(proxy, api) - before) / (time.monotonic() - since)
+
+
+def window_of_two(
+    run_proxy: RunProxy,
+    folder: Path,
+    cluster: KafkaCluster,
+    on_exceed: str,
+    *,
+    seconds: int,
+    count: int,
+    addressing: str = "ports",
+) -> list[float]:
+    """Send so many records, one after the other, where two Produce requests may pass in so many seconds.
+
+    Returns when each was acknowledged. Fails unless all are stored once, and each came when its window was there.
+    """
+    window = {"name": "two", "fixed_window": {"count": 2, "window": f"{seconds}s"}, "match": {"apis": ["Produce"]}}
+    limit = window | {"on_exceed": on_exceed, "max_wait": "90s"}
+    proxy = run_limited(run_proxy, folder, cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
+    topic, records = make_topic(cluster), make_records(count, 1)
+    # By default librdkafka waits for 60 s, which is to the second what the longest of these windows takes.
+    settings = {"bootstrap.servers": proxy.address, "linger.ms": 0, "log_level": 0, "socket.timeout.ms": 100_000}
+    producer = ck.Producer(settings)
+    acked: list[float] = []
+    began = time.monotonic()  # the window does a little later, before the first is acknowledged
+    for record in records:
+        producer.produce(topic, record.value, record.key, 0, on_delivery=lambda *_: acked.append(time.monotonic()))
+        assert producer.flush(100) == 0
+    producer.close()
+    # In which window each is; with throttle the third is served, and told to wait.
+    windows = [max(at - (on_exceed == "throttle"), 0) // 2 for at in range(count)]
+    for at, window_number in zip(acked, windows, strict=True):
+        assert at - began >= seconds * window_number, acked
+        if on_exceed != "close":  # where librdkafka comes back again and again, at its own pace
+            assert at - acked[0] < seconds * window_number + 2, acked
+    with Confluent().member(cluster.plain_bootstrap, topic, PARTITIONS) as read:
+        read.wait(lambda: len(read.records) >= count, "all records")
+    assert_exact(records, read.records)
+    closed = limit_tally(proxy, "two")["closed"]
+    assert closed >= windows[-1] if on_exceed == "close" else closed == 0
+    return [at - began for at in acked]
+
+
 def group_rebalances(
-    run_proxy: RunProxy, folder: Path, cluster: KafkaCluster, library: Library, seconds: float
+    run_proxy: RunProxy,
+    folder: Path,
+    cluster: KafkaCluster,
+    library: Library,
+    *,
+    seconds: float,
+    addressing: str = "ports",
 ) -> tuple[int, int]:
     """Throttle a group of three hard for so many seconds.
 
     Returns how many members joined anew, and how many records they read meanwhile.
     """
-    proxy = run_limited(run_proxy, folder, cluster.sasl_bootstrap, *HARD, login=LOGIN)
+    proxy = run_limited(run_proxy, folder, cluster.sasl_bootstrap, *HARD, addressing=addressing, login=LOGIN)
     topic, group = make_topic(cluster), new_name("group")
     with ExitStack() as stack:
         members = [stack.enter_context(library.member(proxy.address, topic, PARTITIONS, group=group)) for _ in range(3)]

@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 from clients import each_addressing
 from clients.confluent import Confluent
-from clients.fixtures import LOGIN, PARTITIONS
+from clients.fixtures import LOGIN
 from clients.limited import RunProxy, events, limit_tally, run_limited
-from clients.limitedtraffic import MIB, RATE, consume_rate, group_rebalances, make_topic, produce_rate
-from clients.records import assert_exact, make_records
+from clients.limitedtraffic import (
+    MIB,
+    RATE,
+    READERS,
+    consume_rate,
+    group_rebalances,
+    make_topic,
+    produce_rate,
+    window_of_two,
+)
 from confluent_kafka import Producer
 
 from kproxy.testing.java import Tool
@@ -40,7 +48,7 @@ def test_bytes_out(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: P
     """A consumer held at 2 MiB a second is at most 5 % faster, and hardly slower, and reads every record."""
     limit = {"name": "out", "leaky_bucket": {"rate": RATE, "unit": "bytes_out"}, "match": {"apis": ["Fetch"]}}
     proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, login=LOGIN)
-    assert HARDLY_SLOWER < consume_rate(kafka_cluster, proxy, SECONDS) / RATE < 1.05
+    assert HARDLY_SLOWER < consume_rate(READERS[0], kafka_cluster, proxy, SECONDS) / RATE < 1.05
 
 
 def test_requests(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path) -> None:
@@ -88,30 +96,7 @@ def _metric(printed: str, name: str) -> float:
 @pytest.mark.parametrize("on_exceed", ["delay", "throttle", "close"])
 def test_a_window_of_two(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, on_exceed: str) -> None:
     """Two Produce requests pass in a window, a third waits for the next one, or its connection ends; none is lost."""
-    window = {"name": "two", "fixed_window": {"count": 2, "window": "3s"}, "match": {"apis": ["Produce"]}}
-    proxy = run_limited(
-        run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, window | {"on_exceed": on_exceed}, login=LOGIN
-    )
-    topic, records = make_topic(kafka_cluster), make_records(5, 1)
-    producer = Producer({"bootstrap.servers": proxy.address, "linger.ms": 0, "log_level": 0})
-    acked: list[float] = []
-    began = time.monotonic()  # the window does a little later, before the first is acknowledged
-    for record in records:
-        producer.produce(topic, record.value, record.key, 0, on_delivery=lambda *_: acked.append(time.monotonic()))
-        assert producer.flush(30) == 0
-    producer.close()
-    # In which window each is; with throttle the third is served, and told to wait.
-    windows = [0, 0, 0, 1, 1] if on_exceed == "throttle" else [0, 0, 1, 1, 2]
-    for at, window_number in zip(acked, windows, strict=True):
-        assert at - began >= 3 * window_number, acked
-        if on_exceed != "close":  # where librdkafka comes back again and again, at its own pace
-            assert at - acked[0] < 3 * window_number + 2, acked
-    read = Confluent().member(kafka_cluster.plain_bootstrap, topic, PARTITIONS)
-    with read:
-        read.wait(lambda: len(read.records) >= len(records), "all records")
-    assert_exact(records, read.records)
-    closed = limit_tally(proxy, "two")["closed"]
-    assert closed >= 2 if on_exceed == "close" else closed == 0
+    window_of_two(run_proxy, tmp_path, kafka_cluster, on_exceed, seconds=3, count=5)
 
 
 def test_a_throttled_group_does_not_rebalance(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path) -> None:

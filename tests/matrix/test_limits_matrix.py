@@ -14,21 +14,26 @@ import pytest
 from clients import each_addressing, hammer
 from clients.aio import Aio
 from clients.confluent import Confluent
-from clients.fixtures import LOGIN
+from clients.fixtures import LOGIN, PARTITIONS
+from clients.inflight import InFlight, produce_side_by_side
 from clients.kafkapython import KafkaPython
-from clients.library import Library
+from clients.library import Library, consume
 from clients.limited import RunProxy, limit_tally, run_limited
 from clients.limitedtraffic import (
     HARD,
     RATE,
+    READERS,
     consume_rate,
     feeding,
     group_rebalances,
     make_topic,
     produce_rate,
+    request_rate,
+    window_of_two,
     wire_bytes,
 )
-from clients.records import new_name
+from clients.records import assert_exact, new_name
+from clients.traffic import Stream
 from confluent_kafka import Producer
 
 from kproxy.testing.java import Tool
@@ -43,6 +48,9 @@ SECONDS = 20
 GROUP_SECONDS = 60
 TURNS, LATENCIES, WARM_UP = 6, 250, 20
 PER_SECOND = 40
+
+REQUESTS = 20
+PRODUCERS, SLOTS, SLOT_SECONDS = 10, 3, 10
 
 
 @each_addressing
@@ -60,14 +68,97 @@ def test_bytes_in(
 
 
 @each_addressing
+@pytest.mark.parametrize("library", READERS, ids=lambda one: one.name)
 @pytest.mark.timeout(300)
-def test_bytes_out(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str) -> None:
+def test_bytes_out(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, library: Library, addressing: str
+) -> None:
     """A consumer held at 2 MiB a second is that fast, within 5 % over 20 s, and reads every record."""
     limit = {"name": "out", "leaky_bucket": {"rate": RATE, "unit": "bytes_out"}, "key": ["client_ip"]}
     proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
-    rate = consume_rate(kafka_cluster, proxy, SECONDS)
-    print(f"| confluent-kafka | {addressing} | bytes_out | {rate / RATE:.3f} |")  # noqa: T201
+    rate = consume_rate(library, kafka_cluster, proxy, SECONDS)
+    print(f"| {library.name} | {addressing} | bytes_out | {rate / RATE:.3f} |")  # noqa: T201
     assert rate == pytest.approx(RATE, rel=0.05)
+
+
+@each_addressing
+@each_library
+@pytest.mark.timeout(300)
+def test_requests(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, library: Library, addressing: str
+) -> None:
+    """A producer held at 20 Produce requests a second is that fast, within 5 % over 20 s, and every record arrives."""
+    limit = {"name": "calm", "leaky_bucket": {"rate": REQUESTS}, "match": {"apis": ["Produce"]}}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
+    topic = make_topic(kafka_cluster)
+    with Stream(library, proxy.address, topic, PARTITIONS, per_second=200) as stream:
+        rate = request_rate(proxy, "Produce", SECONDS)
+        stream.stop()
+    print(f"| {library.name} | {addressing} | requests | {rate / REQUESTS:.3f} |")  # noqa: T201
+    assert stream.failed == []
+    assert_exact(stream.sent, consume(library, kafka_cluster.plain_bootstrap, topic, PARTITIONS))
+    assert rate == pytest.approx(REQUESTS, rel=0.05)
+
+
+@each_addressing
+@pytest.mark.timeout(300)
+def test_java_requests(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str) -> None:
+    """So is Kafka's own, which has up to five of them in flight with each broker."""
+    limit = {"name": "calm", "leaky_bucket": {"rate": REQUESTS}, "match": {"apis": ["Produce"]}}
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, limit, addressing=addressing, login=LOGIN)
+    target = ("--bootstrap-server", proxy.address, "--topic", make_topic(kafka_cluster))
+    # More than it will have sent, with a record in each batch and a batch for each of up to four partitions a request.
+    sizes = ("--num-records", str(4 * 600 * REQUESTS), "--record-size", "100", "--throughput", "-1")
+    with (tmp_path / "output").open("wb") as output:
+        small = ("--command-property", "batch.size=1")
+        program = kafka_cluster.tools.popen(Tool.PRODUCER_PERFORMANCE, *target, *sizes, *small, stdout=output)
+    rate = request_rate(proxy, "Produce", SECONDS)
+    assert program.process.poll() is None
+    program.kill()
+    print(f"| Java, ProducerPerformance | {addressing} | requests | {rate / REQUESTS:.3f} |")  # noqa: T201
+    assert rate == pytest.approx(REQUESTS, rel=0.05)
+
+
+@each_addressing
+@pytest.mark.timeout(300)
+def test_requests_in_flight(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str) -> None:
+    """Ten connections of one client id never have more than three requests with the brokers; each has its turns.
+
+    At first with ``dry_run``: there must be something to hold.
+    """
+    behind = run_proxy(kafka_cluster.sasl_bootstrap, login=LOGIN)
+    topic = make_topic(kafka_cluster)
+    most = {}
+    for dry_run in (True, False):
+        limit = {"name": "slots", "concurrency": {"max": SLOTS}, "key": ["client_id"], "dry_run": dry_run}
+        folder = tmp_path / f"dry-{dry_run}"
+        folder.mkdir()
+        proxy = run_limited(run_proxy, folder, behind.address, limit, addressing=addressing)
+        behind.tap.on_chunk = flying = InFlight()
+        acked, longest = produce_side_by_side(proxy.address, topic, PRODUCERS, "batch", SLOT_SECONDS)
+        behind.tap.on_chunk = None
+        most[dry_run] = flying.most
+        print(  # noqa: T201
+            f"| {addressing} | {'no limit' if dry_run else SLOTS} | {flying.most} | {flying.count:,}"
+            f" | {min(acked):,} to {max(acked):,} | {longest * 1000:.0f} ms |"
+        )
+        assert flying.connections == PRODUCERS
+    assert most[True] > SLOTS
+    assert most[False] == SLOTS
+    assert min(acked) > max(acked) / 2
+    assert longest < SLOT_SECONDS / 2
+    assert limit_tally(proxy, "slots")["delayed"] > 0
+
+
+@each_addressing
+@pytest.mark.parametrize("on_exceed", ["delay", "close"])
+@pytest.mark.timeout(300)
+def test_a_window_of_two_in_a_minute(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, on_exceed: str, addressing: str
+) -> None:
+    """Of three Produce requests two pass; the third waits for the next minute, or its connection ends until then."""
+    acked = window_of_two(run_proxy, tmp_path, kafka_cluster, on_exceed, seconds=60, count=3, addressing=addressing)
+    print(f"| {addressing} | {on_exceed} | {', '.join(f'{at:.1f} s' for at in acked)} |")  # noqa: T201
 
 
 @each_addressing
@@ -101,25 +192,29 @@ def test_java(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, 
         assert rate == pytest.approx(RATE, rel=0.05)
 
 
+@each_addressing
 @each_library
 @pytest.mark.timeout(300)
 def test_a_group_does_not_rebalance(
-    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, library: Library
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, library: Library, addressing: str
 ) -> None:
     """Three members that are throttled hard for 60 s read on, slowly, and nobody joins anew."""
-    rebalances, read = group_rebalances(run_proxy, tmp_path, kafka_cluster, library, GROUP_SECONDS)
-    print(f"| {library.name} | a group of three for 60 s | {rebalances} rebalances | {read} records read |")  # noqa: T201
+    rebalances, read = group_rebalances(
+        run_proxy, tmp_path, kafka_cluster, library, seconds=GROUP_SECONDS, addressing=addressing
+    )
+    print(f"| {library.name} | {addressing} | three for 60 s | {rebalances} rebalances | {read} records |")  # noqa: T201
     assert rebalances == 0
     assert read > 0
 
 
+@each_addressing
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 @pytest.mark.timeout(300)
 def test_a_java_group_does_not_rebalance(
-    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, protocol: str
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, protocol: str, addressing: str
 ) -> None:
     """Neither do three of Kafka's own consumers, in a classic group and in one of KIP-848."""
-    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, *HARD, login=LOGIN)
+    proxy = run_limited(run_proxy, tmp_path, kafka_cluster.sasl_bootstrap, *HARD, addressing=addressing, login=LOGIN)
     topic, group = make_topic(kafka_cluster), new_name("group")
     target = ("--bootstrap-server", proxy.address, "--topic", topic, "--group-id", group)
     outputs = [tmp_path / f"member-{number}" for number in range(3)]
@@ -154,7 +249,7 @@ def test_a_java_group_does_not_rebalance(
         more_read = sum(told(path, "records_consumed") for path in outputs) - read
     for member in members:
         member.kill()  # its close waits for answers, and would take as long as a consumer may (30 s)
-    print(f"| Java, {protocol} | a group of three for 60 s | {moved} rebalances | {more_read} batches read |")  # noqa: T201
+    print(f"| Java, {protocol} | {addressing} | three for 60 s | {moved} rebalances | {more_read} batches |")  # noqa: T201
     assert moved == 0
     assert more_read > 0
     assert limit_tally(proxy, "bytes")["throttled"] + limit_tally(proxy, "requests")["throttled"] > 0
