@@ -155,9 +155,16 @@ def test_consumers(tmp_path: Path, addressing: str, *, mirrored: bool) -> None:
 
     Mirrored: half of the records are there beforehand, under other offsets, and the groups' offsets behind them.
     """
-    newest = Confluent(group_protocol="consumer")
+    # Two that differ in nothing that kproxy can see are taken for one client, of which one is sent back.
+    classic, newest, alone = (
+        Confluent(client_id="classic"),
+        Confluent(client_id="newest", group_protocol="consumer"),
+        Confluent(client_id="alone"),
+    )
+    others = LIBRARIES[1:]
     with moving(tmp_path, addressing) as move, ExitStack() as stack:
-        kinds = [(library, True) for library in (*LIBRARIES, newest)] + [(library, False) for library in LIBRARIES]
+        kinds = [(library, True) for library in (classic, *others, newest)]
+        kinds += [(library, False) for library in (alone, *others)]
         protocols = ("classic", "consumer")
         topics = move.topics(len(kinds) + len(protocols))
         groups = [new_name("group") for _ in topics]
