@@ -147,6 +147,8 @@ class LogTls(Model):
     """kproxy's own certificate, as PEM, where the brokers ask for one."""
     key_file: FilePath | None = None
     """Its key, as PEM."""
+    key_password: Password | None = None
+    """What opens the key, where it is encrypted: {env: NAME} or {file: PATH}; a literal works, with a warning."""
     verify: Switch = True
     """Check the brokers' certificates and their names."""
 
@@ -154,6 +156,8 @@ class LogTls(Model):
     def _both_or_none(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together; give both, or none")
+        if self.key_password is not None and self.key_file is None:
+            raise ValueError("key_password needs key_file, the key that it opens")
         return self
 
 
@@ -289,14 +293,26 @@ def doubts(config: "Config") -> Iterator[Problem]:
     if log is None:
         return
     here = ("request_log",)
-    if log.sasl is not None and log.sasl.password.source == "literal":
-        text = "the password stands in the file; write {env: NAME} or {file: PATH} instead"
-        yield Problem((*here, "sasl", "password"), text)
+    passwords = {
+        ("sasl", "password"): log.sasl and log.sasl.password,
+        ("tls", "key_password"): log.tls and log.tls.key_password,
+    }
+    for place, password in passwords.items():
+        if password is not None and password.source == "literal":
+            text = "the password stands in the file; write {env: NAME} or {file: PATH} instead"
+            yield Problem((*here, *place), text)
     if log.sample == 0:
         yield Problem((*here, "sample"), "nothing is ever logged; raise it, or leave request_log out")
     if log.fields is not None and log.to == "kafka" and log.key is not None and log.key not in log.fields:
         text = f"{log.key} is the key of each message, though it is not among fields; add it unless that is meant"
         yield Problem((*here, "key"), text)
+    cluster = None if log.cluster is None else config.clusters[log.cluster]
+    if cluster is not None and cluster.tls is not None and cluster.tls.verify and cluster.tls.server_name is not None:
+        text = (
+            f"the log's brokers must be in their certificates by their own names, not as {cluster.tls.server_name!r}: "
+            "librdkafka asks for no other; or give bootstrap and tls"
+        )
+        yield Problem((*here, "cluster"), text)
     if log.tls is not None and not log.tls.verify:
         text = "whoever is in between can read the log and the password; leave it out, and give ca_file"
         yield Problem((*here, "tls", "verify"), text)

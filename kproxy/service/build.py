@@ -226,6 +226,8 @@ def kafka_options(log: LogConfig, config: Config) -> dict[str, Any]:
         ):
             if path is not None:
                 options[name] = str(path)
+        if tls.key_password is not None:
+            options["ssl.key.password"] = tls.key_password.reveal()
     return options
 
 

@@ -28,6 +28,7 @@ from kproxy.config import users as users_file
 from kproxy.config.model import Cluster, Config, Listener
 from kproxy.config.oauth import ClientOauth, UpstreamOauth
 from kproxy.config.problems import Loc, Problem, where
+from kproxy.config.requestlog import LogTls
 from kproxy.config.sasl import ClientSasl, Sasl
 from kproxy.config.tls import ClusterTls, ListenerTls
 from kproxy.core.acceptor import Identity, ServerMechanism
@@ -95,6 +96,9 @@ class Doors:
             self._prepare_cluster(name, cluster)
         for name, listener in config.listeners.items():
             self._prepare_listener(name, listener)
+        log_tls = None if config.request_log is None else config.request_log.tls
+        if log_tls is not None:  # librdkafka reads them; here they are only looked at
+            self._try(("request_log", "tls"), lambda: ClientTls(client_settings(log_tls)), log_tls)
         del self._before
         if self._mistakes:
             raise ConfigError("\n".join(self._mistakes))
@@ -360,12 +364,13 @@ def server_settings(tls: ListenerTls) -> ServerSettings:
     )
 
 
-def client_settings(tls: ClusterTls | None) -> ClientSettings:
-    """Return a cluster's TLS in net's terms."""
+def client_settings(tls: ClusterTls | LogTls | None) -> ClientSettings:
+    """Return a cluster's TLS, or the request log's, in net's terms."""
     if tls is None:
         return ClientSettings()
     password = tls.key_password.reveal() if tls.key_password else None
-    return ClientSettings(tls.ca_file, tls.cert_file, tls.key_file, password, tls.server_name, tls.verify)
+    server_name = tls.server_name if isinstance(tls, ClusterTls) else None
+    return ClientSettings(tls.ca_file, tls.cert_file, tls.key_file, password, server_name, tls.verify)
 
 
 def token_origin(oauth: UpstreamOauth) -> TokenFile | ClientCredentials:

@@ -110,9 +110,9 @@ def test_paths_begin_at_the_file(tmp_path: Path) -> None:
         ("to: kafka, topic: t, bootstrap: [kafka.example.com:9092]", "is listener 'public' itself, so that each"),
         (f"{OWN}, acks: 2", "request_log.acks: is not supported; write 1 or 'all'"),
         (f"{OWN}, key: partition", "request_log.key: is not supported; write 'client_id', 'client_ip', 'principal'"),
-        (f"{OWN}, tls: {{ca: x}}", "request_log.tls.ca: unknown key; known: ca_file, cert_file, key_file, verify"),
+        (f"{OWN}, tls: {{ca: x}}", "request_log.tls.ca: unknown key; known: ca_file, cert_file, key_file, key_"),
         (f"{OWN}, tls: {{cert_file: x}}", "request_log.tls: cert_file and key_file belong together; give both"),
-        (f"{OWN}, tls: 3", "request_log.tls: must be a mapping; known keys: ca_file, cert_file, key_file, verify"),
+        (f"{OWN}, tls: 3", "request_log.tls: must be a mapping; known keys: ca_file, cert_file, key_file, key_"),
         (OWN.replace("username", "user"), "request_log.sasl.user: unknown key; did you mean 'username'?"),
         (OWN.replace("{env: PW}", "[hunter2]"), "request_log.sasl.password: is not a secret; write {env: NAME}"),
         ("to: stdout, sample: 1.5", "request_log.sample: '1.5' is no part of the whole; write a number from 0 to 1"),
@@ -172,6 +172,10 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
         ("to: stdout, sample: 0", "request_log.sample: nothing is ever logged; raise it"),
         (f"{OWN}, key: client_id, fields: [time]", "request_log.key: client_id is the key of each message, though"),
         (f"{OWN}, tls: {{verify: false}}", "request_log.tls.verify: whoever is in between can read the log"),
+        (
+            f"{OWN}, tls: {{cert_file: c, key_file: k, key_password: hunter2}}",
+            "request_log.tls.key_password: the password stands in the file; write",
+        ),
     ],
 )
 def test_doubts(text: str, doubt: str) -> None:
@@ -179,6 +183,13 @@ def test_doubts(text: str, doubt: str) -> None:
     _, (warning,), _ = load(f"{BASE}request_log: {{{text}}}\n", environ={"PW": "x"})
     assert doubt in warning
     assert "hunter2" not in warning
+
+
+def test_brokers_by_another_name() -> None:
+    """A cluster whose brokers are known by another name is doubted: librdkafka cannot ask for it."""
+    base = BASE.replace("audit: {bootstrap: [a:1]}", "audit: {bootstrap: [a:1], tls: {server_name: kafka.example.com}}")
+    _, (warning,), _ = load(f"{base}request_log: {{to: kafka, topic: t, cluster: audit}}\n", environ={})
+    assert "request_log.cluster: the log's brokers must be in their certificates by their own names, not as" in warning
 
 
 def test_what_a_program_may_give() -> None:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from kproxy.config.load import load
 from kproxy.config.model import Config
+from kproxy.config.requestlog import RequestLog
 from kproxy.config.users import changing
 from kproxy.config.values import Surroundings
 from kproxy.core.acceptor import Accepted, Challenge, Identity, Refused, Step, Work
@@ -20,7 +21,7 @@ from kproxy.core.oauthbearer import Initial, Oauthbearer, build_initial
 from kproxy.core.sasl import Mechanism, Plain
 from kproxy.core.scram import Scram
 from kproxy.errors import AuthError, ConfigError
-from kproxy.service import freshness
+from kproxy.service import build, freshness
 from kproxy.service.doors import Doors
 from kproxy.service.layouts import layout, name_layout
 from kproxy.testing.certificates import Authority
@@ -341,6 +342,14 @@ listeners:
         jwks_file: JWKS
         issuer: i
         audience: a
+request_log:
+  to: kafka
+  topic: requests
+  bootstrap: [k:1]
+  tls:
+    ca_file: LOG CA
+    cert_file: LOG CERT
+    key_file: c.key
 """
 
 
@@ -351,6 +360,8 @@ listeners:
         ("CERT", "12:18: listeners.open.tls.cert_file"),
         ("KEY", "13:17: listeners.open.tls.key_file"),
         ("JWKS", "17:20: listeners.open.sasl.oauth.jwks_file"),
+        ("LOG CA", "25:14: request_log.tls.ca_file"),
+        ("LOG CERT", "26:16: request_log.tls.cert_file"),
     ],
 )
 def test_a_mistake_in_a_file_has_its_options_place(files: Files, option: str, place: str) -> None:
@@ -361,6 +372,7 @@ def test_a_mistake_in_a_file_has_its_options_place(files: Files, option: str, pl
     (files.folder / "odd").write_text("odd")
     path = files.folder / "kproxy.yaml"
     right = {"CA": "ca.pem", "CERT": "c.pem", "KEY": "c.key", "JWKS": "jwks.json"}
+    right |= {"LOG CA": "ca.pem", "LOG CERT": "c.pem"}
     for wrong in ("absent", "odd"):
         text = LINES
         for name, file in (right | {option: wrong}).items():
@@ -371,6 +383,25 @@ def test_a_mistake_in_a_file_has_its_options_place(files: Files, option: str, pl
             Doors(loaded.config, told=loaded.told)
         assert str(caught.value).startswith(f"{path}:{place}: ")
         assert len(str(caught.value).splitlines()) == 1
+
+
+async def test_a_log_opens_its_own_key(files: Files) -> None:
+    """The password of the key that the log, or its cluster, shows is given to librdkafka; without it nothing starts."""
+    files.certificates().client("CN=kproxy").write(files.folder, "log", password="hunter2")
+    tls = {"cert_file": "log.pem", "key_file": "log.key", "key_password": "hunter2"}
+    own = {"to": "kafka", "topic": "t", "bootstrap": ["k:1"], "tls": tls}
+    for cluster, section in (({}, own), ({"tls": tls}, {"to": "kafka", "topic": "t", "cluster": "main"})):
+        config = files.config(cluster)
+        log = RequestLog.model_validate(section, context=Surroundings({}, files.folder))
+        config = config.model_copy(update={"request_log": log})
+        Doors(config)
+        opened = build.request_log(config)
+        assert opened is not None
+        await opened.close()
+    del tls["key_password"]
+    log = RequestLog.model_validate(own, context=Surroundings({}, files.folder))
+    with pytest.raises(ConfigError, match=r"request_log\.tls\.key_file: .* is encrypted; give key_password"):
+        Doors(files.config().model_copy(update={"request_log": log}))
 
 
 @pytest.mark.parametrize("where", ["sasl", "credentials: {team: ", "credentials: {default: "])
