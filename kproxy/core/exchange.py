@@ -400,6 +400,30 @@ class Exchange:
     _let_through = from_client
     """The same behind limits, but not behind rules (see guarded)."""
 
+    def _let_alike_through(self, data: bytes, key_version: int, many: int, beginning: bytes) -> bytes:
+        """The same for whole requests, at a boundary, that limits have found alike: most of them are only counted.
+
+        ``beginning``: what follows the correlation id of each; empty: that was not looked at.
+        """
+        if self._holding or self._request_head:
+            return Exchange.from_client(self, data)
+        if self._kinds.get(key_version, REFUSED):
+            produce, _, known, acks = self._acks
+            if key_version != produce or beginning != known:
+                return Exchange.from_client(self, data)
+            self.asked = self._count(key_version, many, self.asked, acks)
+            return data
+        self.asked += many
+        self._counts[key_version] += many
+        ledger = self.ledger
+        if ledger is not None:
+            last = ledger[-1]
+            if last[1] == key_version:
+                last[0] += many
+            else:
+                ledger.append([many, key_version])
+        return data
+
     def _stop_here(self, pieces: list[bytes], data: bytes, pos: int) -> bytes:
         """Withhold what is behind ``pos``, a boundary."""
         self._request_left = 0

@@ -22,9 +22,9 @@ takes 1.0 us more with three limits than without, an answer alone 0.4 (CPython 3
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import NamedTuple
 
 from kproxy.core.admission import LOOK_SECONDS, Admission, Refusable
 from kproxy.core.exchange import (
@@ -58,8 +58,12 @@ _ALIKE, _BY_ACKS, _BY_WAIT = 0, 1, 2  # what tells whether a request takes slots
 _ENDLESS = 1 << 62
 
 
-class Like(NamedTuple):
-    """What there is to know about one request, and those that begin as it does."""
+@dataclass(slots=True)
+class Like:
+    """What there is to know about one request, and those that begin as it does. It never changes.
+
+    (A NamedTuple's fields take thrice as long to read, and freezing costs nothing here but when one is made.)
+    """
 
     meters: tuple[Meter, ...]
     holds: tuple[Hold, ...] | None
@@ -94,6 +98,7 @@ class Metered(MeteredAnswers):
         self._introduced = False
         self._likes: dict[int, Like] = {}  # by API and version: how the last request of it began
         self._gate_left = 0  # bytes of the request under way that are still to come
+        self._gate_head = b""  # a class's attribute takes longer to read
         self._held = b""  # while it ``waits``, from a frame boundary on
         self._held_seen = 0  # where the first request in it begins that no heartbeat was looked for in
         self.refused_by: Limit | None = None
@@ -224,33 +229,39 @@ class Metered(MeteredAnswers):
             if size < REQUEST_BYTES_MIN or size > biggest:
                 return self._pass_garbage(data)
             begin = pos  # of the requests alike, of which there are ``many``
-            meters, holds, ends, beginning = likes.get(key_version, UNKNOWN)
-            if ends and (data[pos + 12 : pos + ends] != beginning or ends > size + 4):
-                like = self._like(key_version, data, pos, size)
-                if like is None:
+            like = likes.get(key_version, UNKNOWN)
+            ends = like.ends
+            if ends and (data[pos + 12 : pos + ends] != like.beginning or ends > size + 4):
+                found = self._like(key_version, data, pos, size)
+                if found is None:
                     break
-                meters, holds, ends, beginning = like
+                like = found
+                ends = like.ends
             many = 1
             pos += 4 + size
             while pos + HEAD_BYTES <= end:
                 size, another = HEAD(data, pos)
                 if another != key_version or size < REQUEST_BYTES_MIN or size > biggest:
                     break
-                if ends and (data[pos + 12 : pos + ends] != beginning or ends > size + 4):
+                if ends and (data[pos + 12 : pos + ends] != like.beginning or ends > size + 4):
                     break
                 many += 1
                 pos += 4 + size
-            for meter in meters:
+            for meter in like.meters:
                 if not meter.take(now, many, pos - begin):
-                    for charged in meters[: meters.index(meter)]:
+                    for charged in like.meters[: like.meters.index(meter)]:
                         charged.undo(many, pos - begin)
                     return self._one_by_one(data, begin, now)
+            holds = like.holds
             if holds is not None:
                 taken = self._taken
                 if taken and taken[-1].holds is holds:
                     taken[-1].many += many
                 else:
                     self._track(holds, many)
+        if pos == end and not begin:
+            self._gate_left = 0
+            return self._let_alike_through(data, key_version, many, like.beginning)
         if pos >= end:
             self._gate_left = pos - end
             return self._let_through(data)

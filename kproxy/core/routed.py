@@ -343,6 +343,28 @@ class RoutedExchange(Exchange):
     _forward = from_client
     _let_through = from_client
 
+    def _let_alike_through(self, data: bytes, key_version: int, many: int, beginning: bytes) -> bytes:  # noqa: ARG002
+        """See Exchange; what is alike to limits may still be for several brokers, so that only one is looked at."""
+        memo = self._memos.get(key_version)
+        if (
+            memo is None
+            or many > 1
+            or self.pending is not None
+            or self._holding
+            or self._request_head
+            or self._epoch != self._directory.epoch
+        ):
+            return RoutedExchange.from_client(self, data)
+        known, ends, node_id, answer = memo
+        if (
+            (node_id is not None and node_id != self.lane)
+            or data[12:ends] != known
+            or (answer == _AWAITED and key_version > PRODUCE_VERSION_MAX)
+        ):
+            return RoutedExchange.from_client(self, data)
+        self.asked = self._count(key_version, 1, self.asked, answer)
+        return data
+
     def _take(self, key_version: int, data: bytes, pos: int, stop: int, behind: bool) -> bytes | None:
         """Handle the request at ``pos`` that is not like the last one of its API; ``behind``: others go before it.
 
