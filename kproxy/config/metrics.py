@@ -11,7 +11,7 @@ class Metrics(Model):
     """What is measured beyond the plain counters."""
 
     latency: Switch = False
-    """Look at one read of four: histograms per API of the time in kproxy and upstream, and errors by code."""
+    """Look at one read of eight: histograms per API of the time in kproxy and upstream, and errors by code."""
     per_client_id: Switch = False
     """Tell bytes, requests and connections by client id, too."""
     # Each is three time series. Prometheus's own advice is to stay below a hundred values per label where one can;

@@ -9,7 +9,7 @@ another::
     client -> broker   [Fetch 7]    read at 10.000, let go at 10.250: 250 ms in kproxy
     broker -> client   [7]          began at 10.253: 3 ms upstream
 
-For ``latencies`` one read of four is looked at, for the request log one of ``1 / sample``, drawn by the dice; all
+For ``latencies`` one read of eight is looked at, for the request log one of ``1 / sample``, drawn by the dice; all
 others cost a count down and a call. Of what is timed an error is counted, where the broker's answer has one as a whole.
 What is told of a request is read from its first bytes, and its answer's. Who answered is told, too: what kproxy answers
 by itself (ApiVersions, refusals) was never upstream, and Produce with acks=0 has no answer. A request that is let go in
@@ -46,9 +46,10 @@ WATCHED_MAX = 64
 """How many requests of a connection are watched at once, with 1 KiB each at most. Clients have five in flight
 (max.in.flight.requests.per.connection); of one that has more, some are left out, and counted."""
 
-TIMED_GAP_MAX = 7
-"""One read of four is timed: each is one to so many behind the last, by the dice, so that no client's own rhythm shows.
-The time of every one would cost a tenth of what a small request costs; a histogram has the same shape by either."""
+TIMED_GAP_MAX = 15
+"""One read of eight is timed: each is one to so many behind the last, by the dice, so that no client's own rhythm
+shows. The time of every one would cost a tenth of what a small request costs; a histogram has the same shape by either.
+"""
 
 TEXT_CHARS_MAX = 256
 """How much of a client id is told. A topic's name has 249 (Topic.MAX_NAME_LENGTH), a client id 32,767 bytes."""

@@ -52,7 +52,7 @@ def test_requests_in_a_file(
     assert fetched["error_code"] == fetched["throttle_ms"] == 0
     hello = wait_for(path, lambda entry: entry["api"] == "ApiVersions")
     assert (hello["answered_by"], hello["upstream_ms"], hello["error_code"]) == ("kproxy", None, 0)
-    send(proxy, 60)  # one read of four is timed, by the dice: of so many some are
+    send(proxy, 60)  # one read of eight is timed, by the dice: of so many some are
     wait_until(lambda: len(entries(path)) > 60, 15, lambda: f"entries; there are {len(entries(path))}")
     counts = tally(proxy)
     assert counts["request_log"]["dropped"] == counts["request_log"]["missed"] == 0
