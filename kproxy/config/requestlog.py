@@ -294,8 +294,8 @@ def doubts(config: "Config") -> Iterator[Problem]:
         return
     here = ("request_log",)
     passwords = {
-        ("sasl", "password"): log.sasl and log.sasl.password,
-        ("tls", "key_password"): log.tls and log.tls.key_password,
+        ("sasl", "password"): None if log.sasl is None else log.sasl.password,
+        ("tls", "key_password"): None if log.tls is None else log.tls.key_password,
     }
     for place, password in passwords.items():
         if password is not None and password.source == "literal":
