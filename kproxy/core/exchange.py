@@ -416,12 +416,12 @@ class Exchange:
         self.asked += many
         self._counts[key_version] += many
         ledger = self.ledger
-        if ledger is not None:
-            last = ledger[-1]
-            if last[1] == key_version:
-                last[0] += many
-            else:
-                ledger.append([many, key_version])
+        assert ledger is not None  # noqa: S101  limits keep one
+        last = ledger[-1]  # as _note, without the call
+        if last[1] == key_version:
+            last[0] += many
+        else:
+            ledger.append([many, key_version])
         return data
 
     def _stop_here(self, pieces: list[bytes], data: bytes, pos: int) -> bytes:

@@ -233,22 +233,29 @@ def conversation(rng: Random, turns: int) -> list[Turn]:
     return [rng.choice(makers)(rng, rng.choice((0, 1, 2, -1, 2**31 - 1))) for _ in range(turns)]
 
 
-Cut = Callable[[Random, int], int]
-"""(dice, bytes there) -> how many of them one read brings."""
+Cut = Callable[[Random, bytes, int], int]
+"""(dice, bytes, from where) -> how many of them one read brings."""
 
 
-def whole(_rng: Random, there: int) -> int:
+def whole(_rng: Random, data: bytes, pos: int) -> int:
     """Read all that is there."""
-    return there
+    return len(data) - pos
 
 
-def one_byte(_rng: Random, _there: int) -> int:
+def one_byte(_rng: Random, _data: bytes, _pos: int) -> int:
     """Read byte by byte."""
     return 1
 
 
-def at_random(rng: Random, there: int) -> int:
+def one_frame(_rng: Random, data: bytes, pos: int) -> int:
+    """Read frame by frame, as most reads are."""
+    size: int = INT32.unpack_from(data, pos)[0]
+    return 4 + size
+
+
+def at_random(rng: Random, data: bytes, pos: int) -> int:
     """Read a random part, often a small one."""
+    there = len(data) - pos
     return min(there, rng.choice((1, 3, 4, 7, 8, 9, 40, 300, 5_000, there)))
 
 
@@ -280,14 +287,14 @@ class Talk:
 
     def client_step(self, rng: Random, cut: Cut) -> None:
         """Let the client send something."""
-        size = cut(rng, len(self.from_client) - self.sent)
+        size = cut(rng, self.from_client, self.sent)
         data = self.from_client[self.sent : self.sent + size]
         self.sent += size
         self.upstream(self.exchange.from_client(data))
 
     def broker_step(self, rng: Random, cut: Cut) -> None:
         """Let the broker send something."""
-        size = cut(rng, len(self._answers))
+        size = cut(rng, self._answers, 0)
         data, self._answers = self._answers[:size], self._answers[size:]
         self.broker_sent += size
         self._client_gets(self.exchange.from_broker(data))

@@ -279,7 +279,7 @@ class RoutedTalk:
             if exchange.pending is not None and rng.random() < 0.5:
                 self._pending_step()
             elif self._unsent and rng.random() < patience:
-                size = cut(rng, len(self._unsent))
+                size = cut(rng, self._unsent, 0)
                 data, self._unsent = self._unsent[:size], self._unsent[size:]
                 self._upstream(exchange.from_client(data))
             elif owing := [node for node, unsent in self._answers.items() if unsent]:
@@ -356,7 +356,7 @@ class RoutedTalk:
         self._unread[node] = unread
 
     def _broker_step(self, node: int, cut: Cut) -> None:
-        size = cut(self.rng, len(self._answers[node]))
+        size = cut(self.rng, self._answers[node], 0)
         data, self._answers[node] = self._answers[node][:size], self._answers[node][size:]
         self._client_gets(self.exchange.from_broker(data))
 

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from conversations import OFFER, Cut, Talk, advertise, at_random, conversation, one_byte, whole
+from conversations import OFFER, Cut, Talk, advertise, at_random, conversation, one_byte, one_frame, whole
 
 from kproxy.core.exchange import CLIENT_ID_BYTES_MAX, OWN_ANSWERS_MAX, Exchange, Front
 from kproxy.core.offer import make_offer
@@ -24,7 +24,7 @@ def exchange() -> Exchange:
     return Exchange(Front(OFFER, Tally()), advertise)
 
 
-@pytest.mark.parametrize("cut", [whole, one_byte, at_random])
+@pytest.mark.parametrize("cut", [whole, one_byte, one_frame, at_random])
 @pytest.mark.parametrize("seed", range(25))
 def test_conversations(seed: int, cut: Cut) -> None:
     """However both streams are cut and the answers delayed, broker and client get the model's bytes in their order."""

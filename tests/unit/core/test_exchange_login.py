@@ -173,7 +173,7 @@ class RoutedLogins:
             elif exchange.pending is not None and rng.random() < 0.5:
                 talk._pending_step()
             elif talk._unsent and rng.random() < 0.5:
-                size = cut(rng, len(talk._unsent))
+                size = cut(rng, talk._unsent, 0)
                 data, talk._unsent = talk._unsent[:size], talk._unsent[size:]
                 talk._upstream(exchange.from_client(data))
             elif owing := [node for node, unsent in talk._answers.items() if unsent]:

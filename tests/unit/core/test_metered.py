@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from conversations import OFFER, Cut, advertise, at_random, conversation, one_byte, whole
+from conversations import OFFER, Cut, advertise, at_random, conversation, one_byte, one_frame, whole
 from metered_conversations import (
     MeteredRoutedTalk,
     MeteredTalk,
@@ -41,7 +41,7 @@ NEVER = (
 """Limits of every kind that no conversation ever reaches."""
 
 
-@pytest.mark.parametrize("cut", [whole, one_byte, at_random])
+@pytest.mark.parametrize("cut", [whole, one_byte, one_frame, at_random])
 @pytest.mark.parametrize("seed", range(12))
 def test_limits_that_never_trigger(seed: int, cut: Cut) -> None:
     """Below its limits a connection is as without, however the bytes are cut, and gives back every slot."""
@@ -52,7 +52,7 @@ def test_limits_that_never_trigger(seed: int, cut: Cut) -> None:
     assert not any(limit.delayed or limit.throttled for limit in talk.limits.limits)
 
 
-@pytest.mark.parametrize("cut", [whole, one_byte, at_random])
+@pytest.mark.parametrize("cut", [whole, one_byte, one_frame, at_random])
 @pytest.mark.parametrize("seed", range(12))
 def test_limits_that_never_trigger_before_a_cluster(seed: int, cut: Cut) -> None:
     """The same before a whole cluster, also where logins are renewed in between."""
@@ -75,7 +75,7 @@ TIGHT = (
 )
 
 
-@pytest.mark.parametrize("cut", [whole, one_byte, at_random])
+@pytest.mark.parametrize("cut", [whole, one_byte, one_frame, at_random])
 @pytest.mark.parametrize("seed", range(16))
 def test_limits_that_delay(seed: int, cut: Cut) -> None:
     """Whatever is delayed, for whatever reason, goes on in its order, and not a byte of it or of an answer changes."""
@@ -99,7 +99,7 @@ THROTTLED = (
 )
 
 
-@pytest.mark.parametrize("cut", [whole, one_byte, at_random])
+@pytest.mark.parametrize("cut", [whole, one_byte, one_frame, at_random])
 @pytest.mark.parametrize("seed", range(14))
 def test_limits_that_throttle(seed: int, cut: Cut) -> None:
     """However answers are cut and rewritten, a throttle time is all that is changed in them, and never lowered."""
@@ -340,7 +340,7 @@ def test_flush_garbage() -> None:
         wire.flush()
 
 
-@pytest.mark.parametrize("cut", [whole, at_random])
+@pytest.mark.parametrize("cut", [whole, one_frame, at_random])
 @pytest.mark.parametrize("seed", range(6))
 def test_renewed_amid_limits(seed: int, cut: Cut) -> None:
     """A login that is renewed while requests are delayed changes nothing for the client, wherever it begins."""

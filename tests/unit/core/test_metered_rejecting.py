@@ -109,7 +109,7 @@ def test_rejected(oracle: Kio | KafkaPython, key: int, version: int, cut: Cut) -
     wire = stage.wire()
     rng, data = Random(1), one + two
     while data:
-        size = cut(rng, len(data))
+        size = cut(rng, data, 0)
         wire.send(data[:size])
         data = data[size:]
     stage.after(0)

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from conversations import OFFER, Cut, Talk, Turn, advertise, at_random, conversation, one_byte, whole
+from conversations import OFFER, Cut, Talk, Turn, advertise, at_random, conversation, one_byte, one_frame, whole
 from metered_stage import Clock, bucket, fetch, fetched, heartbeat, produce, produced, whole_request_ids
 from test_routed_parts import exchange as routed_exchange
 from test_routed_parts import fetch as routed_fetch
@@ -101,7 +101,7 @@ def truth(turn: Turn) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("sample", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("cut", [whole, one_byte, at_random])
+@pytest.mark.parametrize("cut", [whole, one_byte, one_frame, at_random])
 @pytest.mark.parametrize("seed", range(12))
 def test_conversations(seed: int, cut: Cut, sample: float) -> None:
     """However it is cut, broker and client get what they get unwatched, and what is told is true of some request.
@@ -364,7 +364,7 @@ def test_sample() -> None:
             seen.send(fetch(1))
             seen.answer(fetched(1))
         counts.append(len(seen.told))
-        assert seen.timed("Fetch", "upstream")[0] == pytest.approx(750, rel=0.1)
+        assert seen.timed("Fetch", "upstream")[0] == pytest.approx(375, rel=0.1)
     assert counts[0] == counts[1] == pytest.approx(300, rel=0.2)
 
 
