@@ -7,6 +7,11 @@ idempotent producers number their records; clients of other libraries come and g
 in turn: the configuration changes, a broker is killed and comes back, a worker is killed. In the end all that was
 acknowledged must be in Kafka, once, and memory, descriptors and tasks must be what they were a while after the start.
 
+What librdkafka itself stores twice is told, and is no failure: when a batch is answered with NOT_LEADER_OR_FOLLOWER it
+takes a new producer epoch and sends all that is in flight anew, though the old leader may have stored some of it. Such
+a record stands in the log under two epochs, which nothing between client and broker can bring about (debug=eos tells
+"skipped sequence numbers"; seen without kproxy, too).
+
 The victim among the workers is always the youngest, so that another one lives from the beginning to the end.
 """
 
@@ -16,6 +21,7 @@ import json
 import os
 import random
 import signal
+import struct
 import sys
 import tempfile
 import threading
@@ -46,6 +52,10 @@ SETTLED = 0.3
 GROWTH_MAX = 1.05
 JUDGED_MIN = 2
 """The supervisor, and the worker that is never killed."""
+
+
+_BATCH = struct.Struct(">qi11xi16xqh")
+"""Of a record batch's head (KIP-98) the base offset, length, last offset delta, producer id and epoch."""
 
 
 class Sample(NamedTuple):
@@ -192,7 +202,7 @@ class Soak:
     def workers(self) -> list[int]:
         """Return the workers' process ids, the eldest first."""
         lists = Path(f"/proc/{self.proxy.pid}/task").glob("*/children")
-        return sorted(int(child) for path in lists for child in path.read_text(encoding="ascii").split())
+        return sorted((int(child) for path in lists for child in path.read_text(encoding="ascii").split()), key=_began)
 
     def _look(self) -> None:
         if not self.looks:
@@ -284,21 +294,36 @@ class Soak:
         parts = [confluent_kafka.TopicPartition(producer.topic, at, 0) for at in range(PARTITIONS)]
         ends = {part.partition: consumer.get_watermark_offsets(part, 30)[1] for part in parts}
         consumer.assign(parts)
-        seen: Counter[int] = Counter()
+        seen: dict[int, list[tuple[int, int]]] = {}
         deadline = time.monotonic() + 120
-        while sum(seen.values()) < sum(ends.values()) and time.monotonic() < deadline:
+        stored = 0
+        while stored < sum(ends.values()) and time.monotonic() < deadline:
             for message in consumer.consume(5000, 1):
                 if message.error() is None:
-                    seen[int(message.value())] += 1
+                    stored += 1
+                    seen.setdefault(int(message.value()), []).append((message.partition(), message.offset()))
         consumer.close()
         lost = producer.sent - len(seen)
-        twice = sum(many - 1 for many in seen.values())
+        again = [places for places in seen.values() if len(places) > 1]
+        epochs = [[self._producer_epoch(producer.topic, *place) for place in places] for places in again]
+        twice = sum(len(found) - len(set(found)) for found in epochs)
         print(
             f"{producer.topic}: {producer.sent} sent, {producer.acked} acknowledged, {len(producer.failed)} failed, "
-            f"{sum(seen.values())} stored, {lost} lost, {twice} twice"
+            f"{stored} stored, {lost} lost, {twice} twice; {len(again)} under another epoch of librdkafka's"
         )
         if lost or twice or producer.failed:
             self.broken.append(f"{producer.topic}: {lost} lost, {twice} twice, failed: {producer.failed[:1]}")
+
+    def _producer_epoch(self, topic: str, partition: int, offset: int) -> tuple[int, int]:
+        """Return producer id and epoch of the batch that holds a record, as they stand in the log."""
+        for path in sorted(self.cluster.broker(1).folder.glob(f"{topic}-{partition}/*.log")):
+            data, pos = path.read_bytes(), 0
+            while pos + _BATCH.size <= len(data):
+                base, length, last, producer_id, epoch = _BATCH.unpack_from(data, pos)
+                if base <= offset <= base + last:
+                    return producer_id, epoch
+                pos += 12 + length
+        raise LookupError(f"{topic}-{partition} has no record {offset} on broker 1")
 
     def _judge(self, began: float) -> None:
         settled = began + self.seconds * SETTLED
@@ -324,6 +349,11 @@ class Soak:
                 self.broken.append(f"{self.names[pid]}: tasks grew from {ran} to {run}")
         if judged < JUDGED_MIN:
             self.broken.append(f"{judged} processes were watched from the beginning to the end")
+
+
+def _began(pid: int) -> int:
+    """Return when a process began, in ticks since the machine did; ids begin anew after the largest."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
 
 
 def main() -> int:
