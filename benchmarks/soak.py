@@ -202,7 +202,9 @@ class Soak:
     def workers(self) -> list[int]:
         """Return the workers' process ids, the eldest first."""
         lists = Path(f"/proc/{self.proxy.pid}/task").glob("*/children")
-        return sorted((int(child) for path in lists for child in path.read_text(encoding="ascii").split()), key=_began)
+        children = [int(child) for path in lists for child in path.read_text(encoding="ascii").split()]
+        began = {pid: _began(pid) for pid in children}
+        return sorted((pid for pid in children if began[pid]), key=lambda pid: began[pid])
 
     def _look(self) -> None:
         if not self.looks:
@@ -352,8 +354,12 @@ class Soak:
 
 
 def _began(pid: int) -> int:
-    """Return when a process began, in ticks since the machine did; ids begin anew after the largest."""
-    return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+    """Return when a process began, in ticks: ids begin anew after the largest. 0: it is gone."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(told.rpartition(")")[2].split()[19])
 
 
 def main() -> int:
