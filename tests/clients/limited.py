@@ -14,11 +14,16 @@ RunProxy = Callable[..., ProxyProcess]
 
 
 def run_limited(
-    run_proxy: RunProxy, folder: Path, bootstrap: str, *limits: Mapping[str, object], **settings: object
+    run_proxy: RunProxy,
+    folder: Path,
+    bootstrap: str,
+    *limits: Mapping[str, object],
+    workers: int = 1,
+    **settings: object,
 ) -> ProxyProcess:
     """Start a proxy whose clients come under limits, written as in the configuration; ``settings``: ProxyProcess's."""
     path = folder / "limits.yaml"
-    path.write_text(json.dumps({"limits": limits}), encoding="utf-8")
+    path.write_text(json.dumps({"limits": limits, "workers": workers}), encoding="utf-8")
     return run_proxy(bootstrap, "--config", str(path), **settings)
 
 

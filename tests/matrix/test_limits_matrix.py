@@ -120,11 +120,14 @@ def test_java_requests(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_pat
 
 
 @each_addressing
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.timeout(300)
-def test_requests_in_flight(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, addressing: str) -> None:
+def test_requests_in_flight(
+    kafka_cluster: KafkaCluster, run_proxy: RunProxy, tmp_path: Path, workers: int, addressing: str
+) -> None:
     """Ten connections of one client id never have more than three requests with the brokers; each has its turns.
 
-    At first with ``dry_run``: there must be something to hold.
+    At first with ``dry_run``: there must be something to hold. Two workers hold it together.
     """
     behind = run_proxy(kafka_cluster.sasl_bootstrap, login=LOGIN)
     topic = make_topic(kafka_cluster)
@@ -133,13 +136,13 @@ def test_requests_in_flight(kafka_cluster: KafkaCluster, run_proxy: RunProxy, tm
         limit = {"name": "slots", "concurrency": {"max": SLOTS}, "key": ["client_id"], "dry_run": dry_run}
         folder = tmp_path / f"dry-{dry_run}"
         folder.mkdir()
-        proxy = run_limited(run_proxy, folder, behind.address, limit, addressing=addressing)
+        proxy = run_limited(run_proxy, folder, behind.address, limit, addressing=addressing, workers=workers)
         behind.tap.on_chunk = flying = InFlight()
         acked, longest = produce_side_by_side(proxy.address, topic, PRODUCERS, "batch", SLOT_SECONDS)
         behind.tap.on_chunk = None
         most[dry_run] = flying.most
         print(  # noqa: T201
-            f"| {addressing} | {'no limit' if dry_run else SLOTS} | {flying.most} | {flying.count:,}"
+            f"| {addressing} | {workers} | {'no limit' if dry_run else SLOTS} | {flying.most} | {flying.count:,}"
             f" | {min(acked):,} to {max(acked):,} | {longest * 1000:.0f} ms |"
         )
         assert flying.connections == PRODUCERS
